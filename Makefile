@@ -1,0 +1,44 @@
+# Needs Python >= 3.11 and make, nothing else. `make demo` and `make test` are the two commands.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV := .uv/bin/uv
+RUN := $(UV) run --frozen --no-sync
+
+.PHONY: help install demo test lint truth bench clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; give another one with make PYTHON=...")'
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7,<1'
+
+.venv/.synced: $(UV) pyproject.toml uv.lock
+	$(UV) sync --frozen --quiet --python $(PYTHON)
+	@touch $@
+
+install: .venv/.synced ## Install everything into .venv
+
+demo: install ## The main job: a real day of calls through the whole platform (ARGS="--exit --report r.json")
+	$(RUN) ccaas demo $(ARGS)
+
+test: install ## Unit and integration tests on real Kafka and registry
+	$(RUN) pytest -m "not slow" $(ARGS)
+
+lint: install ## Style and types
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+truth: install ## Slow proof: a whole month of calls (TRACE=file) equals an independent computation, in every cell
+	$(RUN) pytest -m slow tests/truth $(ARGS)
+
+bench: install ## Benchmarks: ratios against named peers, several rounds
+	$(UV) sync --frozen --quiet --group bench
+	$(RUN) python -m bench $(ARGS)
+
+clean: ## Remove what the local stack wrote
+	rm -rf .ccaas

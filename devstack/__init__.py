@@ -1,0 +1,1 @@
+"""The local stack: Kafka, schema registry, Prefect, PostgreSQL and the vendor simulators, as child processes."""

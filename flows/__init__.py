@@ -1,0 +1,1 @@
+"""Prefect deployments, one module each and thin: parameters, retries, artifacts."""

@@ -1,0 +1,1 @@
+"""The canonical event: Avro schema, registry, vendor field maps and the normaliser that applies them."""

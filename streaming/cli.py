@@ -1,0 +1,116 @@
+"""The ``ccaas`` command. Parses and calls; heavy parts are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from streaming.errors import CcaasError
+from streaming.logs import configure_logs
+from streaming.settings import Settings, load_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+config_app = typer.Typer(no_args_is_help=True, help="Settings.")
+schema_app = typer.Typer(no_args_is_help=True, help="The canonical event's schema.")
+topics_app = typer.Typer(no_args_is_help=True, help="Kafka topics of the tenants.")
+app.add_typer(config_app, name="config")
+app.add_typer(schema_app, name="schema")
+app.add_typer(topics_app, name="topics")
+
+console = Console()
+
+
+def main() -> None:
+    """Entry point: a known error is one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except CcaasError as error:
+        Console(stderr=True).print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    configure_logs(settings.log_format)
+    return settings
+
+
+@app.command()
+def run(
+    service: Annotated[str, typer.Argument(help="genesys-ingest, cxone-receiver, cxone-publisher, analytics-sink")],
+) -> None:
+    """Run one long-running service in the foreground, without Prefect."""
+    from streaming.run import services  # noqa: PLC0415
+    from streaming.service import stop_on_signals  # noqa: PLC0415
+
+    known = services()
+    if service not in known:
+        msg = f"no service {service!r}; there are {', '.join(sorted(known))}"
+        raise typer.BadParameter(msg)
+    settings = _settings()
+    with stop_on_signals() as stop:
+        known[service](settings, stop)
+
+
+@config_app.command("check")
+def config_check() -> None:
+    """Read the settings, check every tenant's connection and show what is in force."""
+    from streaming.vendors import check_tenants  # noqa: PLC0415
+
+    settings = _settings()
+    check_tenants(settings.tenants)
+    table = Table("tenant", "vendor", "topic", "partitions", "key", "retention", title="Tenants")
+    for tenant in settings.tenants:
+        hours = f"{tenant.retention_ms // 3_600_000} h"
+        table.add_row(
+            tenant.tenant_id,
+            tenant.vendor,
+            tenant.events_topic,
+            str(tenant.partitions),
+            tenant.partition_key,
+            hours,
+        )
+    console.print(table)
+    console.print(
+        f"Kafka {settings.kafka.bootstrap_servers} · registry {settings.registry.url} · data {settings.data_dir}"
+    )
+
+
+@schema_app.command("register")
+def schema_register() -> None:
+    """Register the newest schema under FULL compatibility."""
+    from schemas.canonical import SUBJECT, latest_schema  # noqa: PLC0415
+    from schemas.registry import Registry  # noqa: PLC0415
+
+    schema_id = Registry(_settings().registry).register(latest_schema())
+    console.print(f"{SUBJECT}: id {schema_id}")
+
+
+@topics_app.command("ensure")
+def topics_ensure() -> None:
+    """Create the topics of all configured tenants."""
+    from streaming.topics import ensure_topics  # noqa: PLC0415
+
+    settings = _settings()
+    ensure_topics(settings.kafka, settings.tenants)
+    console.print(f"{2 * len(settings.tenants)} topics are there")
+
+
+@app.command()
+def demo(
+    trace: Annotated[Path | None, typer.Option(help="Trace file; default is the shipped weekday.")] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="Replay only the trace's first N dates.")] = None,
+    speed: Annotated[float, typer.Option(min=1, help="Event time over wall time.")] = 600,
+    as_recorded: Annotated[bool, typer.Option("--as-recorded", help="Keep the trace's own dates.")] = False,
+    exit_: Annotated[bool, typer.Option("--exit", help="Leave when done instead of staying up.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the report to this file as JSON.")] = None,
+) -> None:
+    """Replay real calls through the whole platform, from the vendors to the warehouse."""
+    from devstack.demo import Demo  # noqa: PLC0415
+
+    sys.exit(Demo(trace=trace, days=days, speed=speed, as_recorded=as_recorded, stay=not exit_, report=report).run())

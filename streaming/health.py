@@ -1,0 +1,113 @@
+"""``/healthz`` (alive and moving), ``/readyz`` (can do its work) and ``/metrics`` of a service without HTTP of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+log = structlog.get_logger()
+
+# A loop that made no step for so long is stuck: the watchdog of PREFECT.md, which heartbeats are not.
+STUCK_AFTER_S = 60.0
+_RETRY_BIND_S = 5.0
+
+
+class Progress:
+    """A service's main loop calls :meth:`step`; the watchdog sees whether it still does."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def step(self) -> None:
+        """The loop went round once more."""
+        self._last = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last step."""
+        return time.monotonic() - self._last
+
+
+class HealthServer:
+    """Serves the three paths in threads of its own.
+
+    A port that is taken does not stop the service: a second copy stands by on the same machine until the first one
+    dies, and binds when the port is free.
+
+    Args:
+        host: Address to bind.
+        port: Port; 0 lets the system choose.
+        progress: Of the main loop.
+        ready: Whether the service can do its work; may take up to 2 s.
+    """
+
+    def __init__(self, host: str, port: int, progress: Progress, ready: Callable[[], bool]) -> None:
+        self._address = (host, port)
+        self._handler = _handler(progress, ready)
+        self._server: ThreadingHTTPServer | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+
+    @property
+    def port(self) -> int | None:
+        """The bound port, None while it is not."""
+        return None if self._server is None else int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._server is not None:
+            self._server.shutdown()
+        self._thread.join(timeout=_RETRY_BIND_S)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._server = ThreadingHTTPServer(self._address, self._handler)
+            except OSError as error:
+                log.warning(
+                    "health port is taken, trying again; free it or change health.* in the settings",
+                    host=self._address[0], port=self._address[1], error=str(error),
+                )  # fmt: skip
+                self._stop.wait(_RETRY_BIND_S)
+                continue
+            self._server.daemon_threads = True
+            with self._server:
+                self._server.serve_forever(poll_interval=0.2)
+            return
+
+
+def _handler(progress: Progress, ready: Callable[[], bool]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body, content_type = HTTPStatus.OK, b"ok\n", "text/plain; charset=utf-8"
+            if self.path == "/healthz":
+                if progress.age > STUCK_AFTER_S:
+                    status, body = HTTPStatus.SERVICE_UNAVAILABLE, b"no progress for %d s\n" % progress.age
+            elif self.path == "/readyz":
+                if not ready():
+                    status, body = HTTPStatus.SERVICE_UNAVAILABLE, b"not ready\n"
+            elif self.path == "/metrics":
+                body, content_type = generate_latest(), CONTENT_TYPE_LATEST
+            else:
+                status, body = HTTPStatus.NOT_FOUND, b"paths: /healthz /readyz /metrics\n"
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (http.server's name)
+            """Probes are not worth a log line."""
+
+    return Handler

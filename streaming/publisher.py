@@ -1,0 +1,180 @@
+"""The producer of the event path: canonical events and dead letters, acknowledged by all replicas."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from prometheus_client import Counter
+
+from schemas.canonical import CanonicalEvent
+from schemas.codec import Encoder
+from streaming.deadletter import Headers
+from streaming.errors import ServiceUnavailableError
+from streaming.settings import Settings, Tenant
+from streaming.topics import MAX_RECORD_BYTES
+
+log = structlog.get_logger()
+
+published = Counter("ccaas_events_published", "Canonical events acknowledged by Kafka", ["vendor", "tenant_id"])
+dead_lettered = Counter("ccaas_events_dead_lettered", "Dead letters acknowledged by Kafka", ["vendor", "tenant_id"])
+
+# Bound of what may wait in memory; at it the caller pauses its input, nothing is dropped.
+_MAX_QUEUED_RECORDS = 50_000
+_MAX_QUEUED_KBYTES = 256 * 1024
+_MAX_INT32 = 2_147_483_647
+
+RECEIVED_AT = "ccaas.received_at"
+"""Header: when this platform received the event, epoch µs as text. For latency; never for event time."""
+
+TRANSPORT = "ccaas.transport"
+"""Header: how the event came (sse, websocket, webhook, rest)."""
+
+
+class Publisher:
+    """Sends events to their tenants' topics.
+
+    ``publish`` only queues; ``poll`` runs the callbacks of what Kafka acknowledged. A record that Kafka refuses for good is
+    never acknowledged: ``check`` then raises, and the caller starts anew from its durable input (spool, cursor). Use one
+    instance from one thread.
+
+    Args:
+        settings: Kafka and producer settings.
+        encoder: Under the registered schema.
+        client_id: Name in the broker's logs and metrics.
+    """
+
+    def __init__(self, settings: Settings, encoder: Encoder, client_id: str) -> None:
+        self._encoder = encoder
+        self._failure: KafkaError | None = None
+        self._queued_bytes = 0
+        self._producer = Producer(
+            {
+                **settings.kafka.client_config(),
+                "client.id": client_id,
+                "acks": "all",
+                "enable.idempotence": True,
+                "max.in.flight.requests.per.connection": 5,
+                # Endless: a broker that is down is waited for, never given up.
+                "retries": _MAX_INT32,
+                "message.timeout.ms": 0,
+                "compression.type": "lz4",
+                "linger.ms": settings.producer.linger_ms,
+                "batch.size": settings.producer.batch_size,
+                "message.max.bytes": MAX_RECORD_BYTES,
+                "queue.buffering.max.messages": _MAX_QUEUED_RECORDS,
+                "queue.buffering.max.kbytes": _MAX_QUEUED_KBYTES,
+                "error_cb": _log_error,
+            }
+        )
+
+    def publish(
+        self,
+        tenant: Tenant,
+        event: CanonicalEvent,
+        *,
+        received_us: int,
+        transport: str,
+        acknowledged: Callable[[], None],
+    ) -> None:
+        """Queue a canonical event.
+
+        Args:
+            tenant: Whose it is.
+            event: From the normaliser.
+            received_us: When it was received, epoch µs.
+            transport: How it came.
+            acknowledged: Called by ``poll`` once all in-sync replicas have it.
+
+        Raises:
+            BufferError: the queue is full; poll and call again.
+        """
+        key = event["event_id"]
+        if tenant.partition_key == "conversation_id":
+            key = event["payload"].get("conversation_id", key)
+        counter = published.labels(tenant.vendor, tenant.tenant_id)
+        headers: Headers = [(RECEIVED_AT, b"%d" % received_us), (TRANSPORT, transport.encode())]
+        self._produce(tenant.events_topic, key.encode(), self._encoder.encode(event), headers, counter, acknowledged)
+
+    def dead_letter(
+        self,
+        tenant: Tenant,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        acknowledged: Callable[[], None],
+    ) -> None:
+        """Queue a dead letter with the original's bytes; otherwise as :meth:`publish`."""
+        counter = dead_lettered.labels(tenant.vendor, tenant.tenant_id)
+        self._produce(tenant.dlq_topic, key, value, headers, counter, acknowledged)
+
+    def _produce(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        counter: Counter,
+        acknowledged: Callable[[], None],
+    ) -> None:
+        size = len(value) if value else 0
+
+        def delivered(error: KafkaError | None, _message: Message) -> None:
+            self._queued_bytes -= size
+            if error is None:
+                counter.inc()
+                acknowledged()
+            elif self._failure is None:
+                log.error("Kafka refuses a record for good", topic=topic, error=error.str())
+                self._failure = error
+
+        self._producer.produce(topic, key=key, value=value, headers=list(headers), on_delivery=delivered)
+        self._queued_bytes += size
+
+    @property
+    def queued(self) -> int:
+        """Records not yet acknowledged."""
+        return len(self._producer)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a caller should read more input: below half of both bounds."""
+        return len(self._producer) < _MAX_QUEUED_RECORDS // 2 and self._queued_bytes < _MAX_QUEUED_KBYTES * 512
+
+    def poll(self, timeout: float = 0) -> None:
+        """Run the callbacks of acknowledged records, waiting for one at most ``timeout`` seconds.
+
+        Raises:
+            ServiceUnavailableError: Kafka refused a record for good; start anew from the durable input.
+        """
+        self._producer.poll(timeout)
+        self.check()
+
+    def check(self) -> None:
+        """Raise if a record was refused for good."""
+        if self._failure is not None:
+            msg = f"Kafka refused a record: {self._failure.str()}"
+            raise ServiceUnavailableError(msg)
+
+    def drain(self, timeout: float) -> int:
+        """Wait until all is acknowledged, at most ``timeout`` seconds; gives the number that is not."""
+        deadline = time.monotonic() + timeout
+        while len(self._producer) and (left := deadline - time.monotonic()) > 0:
+            self._producer.poll(min(left, 0.1))
+        return len(self._producer)
+
+    def reachable(self) -> bool:
+        """Whether a broker answers within 2 s."""
+        try:
+            self._producer.list_topics(timeout=2)
+        except KafkaException:
+            return False
+        return True
+
+
+def _log_error(error: KafkaError) -> None:
+    # librdkafka reconnects by itself; a person should still see that it must.
+    log.warning("Kafka client", error=error.str())

@@ -1,0 +1,269 @@
+"""The one settings object: environment variables over a TOML file.
+
+The file is named by ``CCAAS_CONFIG`` (default ``./ccaas.toml``, which may be absent). A variable is the upper-case path
+of a setting with ``CCAAS_`` before it and ``__`` between levels, e.g. ``CCAAS_KAFKA__BOOTSTRAP_SERVERS=host1:9092``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from streaming.errors import ConfigurationError
+
+# Both become parts of topic names, which Kafka limits to this alphabet; a dot would make the name ambiguous.
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+HIGH_VALUE_RETENTION_MS = 604_800_000
+STANDARD_RETENTION_MS = 259_200_000
+
+
+def _topic_safe(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        msg = "may hold only letters, digits, '_' and '-', 1 to 100 of them: it becomes part of topic names"
+        raise ValueError(msg)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_topic_safe)]
+
+
+class _Section(BaseModel):
+    """A section of the file; a key that it does not know is an error, so that a typing mistake is noticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(_Section):
+    """Address and librdkafka properties shared by every producer, consumer and admin client."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    # Any librdkafka property, e.g. security.protocol, sasl.mechanism, sasl.username, sasl.password, ssl.ca.location.
+    client: dict[str, SecretStr] = Field(default_factory=dict)
+    replication_factor: PositiveInt = 1
+
+    def client_config(self) -> dict[str, Any]:
+        """The librdkafka properties, secrets revealed: hand them to a client at once, never to a log."""
+        properties = {key: value.get_secret_value() for key, value in self.client.items()}
+        return {"bootstrap.servers": self.bootstrap_servers, **properties}
+
+
+class RegistrySettings(_Section):
+    """Address and further properties (``basic.auth.user.info``, ``ssl.ca.location``, …) of the schema registry."""
+
+    url: str = "http://127.0.0.1:8081/apis/ccompat/v7"
+    client: dict[str, SecretStr] = Field(default_factory=dict)
+
+    def client_config(self) -> dict[str, Any]:
+        """The SchemaRegistryClient properties, secrets revealed."""
+        return {"url": self.url, **{key: value.get_secret_value() for key, value in self.client.items()}}
+
+
+class ProducerSettings(_Section):
+    """The two producer properties that may be tuned; the rest is part of the guarantee."""
+
+    linger_ms: Annotated[float, Field(ge=0, le=1000)] = 10
+    batch_size: PositiveInt = 16384
+
+
+class ReceiverSettings(_Section):
+    """CXone webhook receiver."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8090
+    max_body_bytes: PositiveInt = 1_048_576
+
+
+class SpoolSettings(_Section):
+    """Durable spool between the webhook's 200 and Kafka. Full means 503 with Retry-After."""
+
+    max_bytes_per_tenant: PositiveInt = 1 << 30
+    max_bytes: PositiveInt = 8 << 30
+    min_free_disk_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    retry_after_seconds: PositiveInt = 5
+    # Events of one tenant that the drain may have at the producer: its queue is shared by all tenants.
+    max_in_flight_per_tenant: PositiveInt = 2_000
+
+
+class SinkSettings(_Section):
+    """analytics-sink: a Parquet file is closed at whichever bound comes first."""
+
+    flush_seconds: PositiveFloat = 10
+    flush_rows: PositiveInt = 200_000
+    flush_bytes: PositiveInt = 128 << 20
+    # Numbered slots a member can lease: the greatest number of members.
+    slots: PositiveInt = 8
+
+
+class StateSettings(_Section):
+    """State database: cursors, leases, slots. SQLite under ``data_dir`` unless a URL names PostgreSQL."""
+
+    url: SecretStr | None = None
+    lease_ttl_seconds: PositiveFloat = 5
+
+
+class WarehouseSettings(_Section):
+    """Warehouse: DuckDB under ``data_dir`` unless a URL names another."""
+
+    url: SecretStr | None = None
+    interval_minutes: Literal[15, 30, 60] = 15
+    service_level_seconds: PositiveInt = 20
+    read_copy_seconds: PositiveInt = 300
+
+
+class HealthSettings(_Section):
+    """Ports of ``/healthz``, ``/readyz`` and ``/metrics`` by service; 0 lets the system choose a free one."""
+
+    host: str = "127.0.0.1"
+    genesys_ingest: Annotated[int, Field(ge=0, le=65535)] = 8101
+    cxone_publisher: Annotated[int, Field(ge=0, le=65535)] = 8103
+    analytics_sink: Annotated[int, Field(ge=0, le=65535)] = 8104
+
+
+class Tenant(_Section):
+    """One tenant of one vendor. ``connection`` is validated by the vendor's package."""
+
+    tenant_id: Name
+    vendor: Name
+    partition_key: Literal["event_id", "conversation_id"] = "event_id"
+    partitions: PositiveInt = 4
+    value_class: Literal["high", "standard"] = "standard"
+    connection: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+    @property
+    def retention_ms(self) -> int:
+        """Kafka retention of the tenant's topics, ms."""
+        return HIGH_VALUE_RETENTION_MS if self.value_class == "high" else STANDARD_RETENTION_MS
+
+    @property
+    def events_topic(self) -> str:
+        """Topic of the tenant's canonical events."""
+        return f"ccaaus.events.{self.vendor}.{self.tenant_id}"
+
+    @property
+    def dlq_topic(self) -> str:
+        """Topic of the tenant's dead letters."""
+        return f"ccaaus.dlq.{self.vendor}.{self.tenant_id}"
+
+
+class Settings(BaseSettings):
+    """Everything that is configured, once."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CCAAS_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    data_dir: Path = Path(".ccaas")
+    log_format: Literal["console", "json"] = "console"
+    kafka: KafkaSettings = KafkaSettings()
+    registry: RegistrySettings = RegistrySettings()
+    producer: ProducerSettings = ProducerSettings()
+    receiver: ReceiverSettings = ReceiverSettings()
+    spool: SpoolSettings = SpoolSettings()
+    sink: SinkSettings = SinkSettings()
+    state: StateSettings = StateSettings()
+    warehouse: WarehouseSettings = WarehouseSettings()
+    health: HealthSettings = HealthSettings()
+    tenants: tuple[Tenant, ...] = ()
+
+    @model_validator(mode="after")
+    def _tenants_are_unique(self) -> Self:
+        seen: set[tuple[str, str]] = set()
+        for tenant in self.tenants:
+            key = (tenant.vendor, tenant.tenant_id)
+            if key in seen:
+                msg = f"tenants: {tenant.tenant_id!r} of vendor {tenant.vendor!r} is given twice; remove one"
+                raise ValueError(msg)
+            seen.add(key)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (signature is pydantic-settings')
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the TOML file."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file()))
+
+    @property
+    def spool_dir(self) -> Path:
+        """Folder of the receivers' spools: on a local disk, one file a receiver."""
+        return self.data_dir / "spool"
+
+    @property
+    def landing_dir(self) -> Path:
+        """Folder of the landing zone (Parquet)."""
+        return self.data_dir / "landing"
+
+    @property
+    def state_url(self) -> str:
+        """SQLAlchemy URL of the state database, password revealed."""
+        return self.state.url.get_secret_value() if self.state.url else f"sqlite:///{self.data_dir}/state.db"
+
+    @property
+    def warehouse_url(self) -> str:
+        """SQLAlchemy URL of the warehouse, password revealed."""
+        url = self.warehouse.url
+        return url.get_secret_value() if url else f"duckdb:///{self.data_dir}/warehouse.duckdb"
+
+    def tenants_of(self, vendor: str) -> tuple[Tenant, ...]:
+        """The tenants of one vendor, in the file's order."""
+        return tuple(tenant for tenant in self.tenants if tenant.vendor == vendor)
+
+
+def config_file() -> Path:
+    """The TOML file in force: ``CCAAS_CONFIG`` or ``./ccaas.toml``."""
+    return Path(os.environ.get("CCAAS_CONFIG", "ccaas.toml"))
+
+
+def load_settings() -> Settings:
+    """Read the settings.
+
+    Raises:
+        ConfigurationError: naming file, field and remedy; values are left out of the message, they may be secrets.
+    """
+    named = os.environ.get("CCAAS_CONFIG")
+    if named and not Path(named).is_file():
+        msg = f"CCAAS_CONFIG names {named}, which is no file: create it or unset the variable"
+        raise ConfigurationError(msg)
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(describe(error, str(config_file()))) from None
+    except ValueError as error:  # tomllib's syntax errors
+        msg = f"{config_file()}: {error}; mend the line or compare with docs/configuration.md"
+        raise ConfigurationError(msg) from None
+
+
+def describe(error: ValidationError, where: str) -> str:
+    """One line a fault: where, field, what is wrong. Never the value given."""
+    lines = [
+        f"{where}: {'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
+        for fault in error.errors(include_input=False, include_url=False)
+    ]
+    lines.append("Mend the field in that file or in its CCAAS_… variable; docs/configuration.md lists all.")
+    return "\n".join(lines)

@@ -1,0 +1,54 @@
+"""One package a vendor: ``streaming/vendors/{vendor}/`` beside ``schemas/fieldmaps/{vendor}.toml``.
+
+A package gives ``CONNECTION``, the model of its tenants' ``connection`` section, and ``SERVICES``, its long-running
+services by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from streaming.errors import ConfigurationError
+from streaming.settings import Tenant, config_file, describe
+
+Connection = TypeVar("Connection", bound=BaseModel)
+
+
+def connection_of(tenant: Tenant, model: type[Connection]) -> Connection:
+    """The tenant's ``connection`` section, validated by its vendor's model.
+
+    Raises:
+        ConfigurationError: naming file, tenant and field.
+    """
+    try:
+        return model.model_validate(tenant.connection)
+    except ValidationError as error:
+        where = f"{config_file()}: tenants: {tenant.vendor}/{tenant.tenant_id}: connection"
+        raise ConfigurationError(describe(error, where)) from None
+
+
+def check_tenants(tenants: Iterable[Tenant]) -> None:
+    """Every tenant's vendor is known, and its connection complete.
+
+    Raises:
+        ConfigurationError: for the first that is not.
+    """
+    for tenant in tenants:
+        if tenant.vendor not in known_vendors():
+            msg = (
+                f"{config_file()}: tenants: {tenant.tenant_id}: vendor {tenant.vendor!r} is unknown; "
+                f"there are {', '.join(sorted(known_vendors()))}"
+            )
+            raise ConfigurationError(msg)
+        package = importlib.import_module(f"streaming.vendors.{tenant.vendor}")
+        connection_of(tenant, package.CONNECTION)
+
+
+def known_vendors() -> set[str]:
+    """Names of the vendor packages."""
+    return {module.name for module in pkgutil.iter_modules(__path__) if module.ispkg}

@@ -1,0 +1,179 @@
+"""Agent states: not pushed by CXone, so ``agents/state-history`` is polled, each tenant under a lease."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import orjson
+import sqlalchemy as sa
+import structlog
+
+from schemas.codec import Encoder
+from schemas.normalise import normaliser
+from streaming.deadletter import dead_letter_headers
+from streaming.errors import BadEventError, CcaasError, ServiceUnavailableError
+from streaming.lease import LeaseKeeper
+from streaming.oauth import TokenSource
+from streaming.publisher import Publisher
+from streaming.settings import Settings, Tenant
+from streaming.state import CursorMove, CursorStore, open_state
+from streaming.vendors import connection_of
+from streaming.vendors.cxone.connection import VENDOR, CxoneConnection
+
+log = structlog.get_logger()
+
+TRANSPORT = "rest"
+STREAM = "agent-states"
+_PATH = "/inContactAPI/services/v30.0/agents/state-history"
+_PAGE = 10_000
+_ACK_TIMEOUT_S = 60.0
+_TICK_S = 0.2
+
+
+def lease_name(tenant: Tenant) -> str:
+    """The lease that entitles a process to poll a tenant's agent states."""
+    return f"agent-states/{tenant.vendor}/{tenant.tenant_id}"
+
+
+class AgentStatePoller:
+    """Polls all CXone tenants, in a thread and with a producer of its own.
+
+    A poll takes what changed in [cursor, the vendor's now); the cursor moves once Kafka has all of it.
+
+    Args:
+        settings: The platform's.
+        encoder: Under the registered schema.
+        stop: Ends the poller when set.
+    """
+
+    def __init__(self, settings: Settings, encoder: Encoder, stop: threading.Event) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._tenants = settings.tenants_of(VENDOR)
+        self._publisher = Publisher(settings, encoder, "cxone-agent-states")
+        engine = open_state(settings.state_url)
+        names = [lease_name(tenant) for tenant in self._tenants]
+        self._keeper = LeaseKeeper(engine, names, ttl=settings.state.lease_ttl_seconds)
+        self._cursors = CursorStore(engine, VENDOR, STREAM)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="agent-states", daemon=True)
+
+    def start(self) -> None:
+        """Begin to poll."""
+        self._keeper.start()
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the end, after ``stop`` was set."""
+        self._thread.join(timeout=15)
+        self._keeper.close()
+
+    async def _run(self) -> None:
+        async with httpx.AsyncClient(timeout=30) as http:
+            await asyncio.gather(*(self._follow(http, tenant) for tenant in self._tenants))
+
+    async def _follow(self, http: httpx.AsyncClient, tenant: Tenant) -> None:
+        connection = connection_of(tenant, CxoneConnection)
+        tokens = TokenSource(
+            http,
+            token_url=connection.token_url,
+            client_id=connection.client_id,
+            client_secret=connection.client_secret.get_secret_value(),
+            scope="",
+        )
+        due = time.monotonic()
+        while not self._stop.is_set():
+            epoch = self._keeper.epoch(lease_name(tenant))
+            if epoch is None or time.monotonic() < due:
+                await asyncio.sleep(_TICK_S)
+                continue
+            due = time.monotonic() + connection.agent_state_poll_seconds
+            try:
+                await self._poll(http, tokens, tenant, connection, epoch)
+            except (CcaasError, httpx.HTTPError, sa.exc.SQLAlchemyError) as error:
+                log.warning("agent states not polled; tried again", tenant_id=tenant.tenant_id, error=str(error))
+            except Exception:
+                # A poller that dies silently would lose statuses for ever.
+                log.exception("agent states not polled; tried again", tenant_id=tenant.tenant_id)
+
+    async def _poll(
+        self,
+        http: httpx.AsyncClient,
+        tokens: TokenSource,
+        tenant: Tenant,
+        connection: CxoneConnection,
+        epoch: int,
+    ) -> None:
+        since = await asyncio.to_thread(self._cursors.read, tenant.tenant_id)
+        until: str | None = None
+        waiting = [0]
+        async for page in self._pages(http, tokens, connection, since):
+            until = page["lastPollTime"]
+            while not self._publisher.has_room:
+                self._publisher.poll(0)
+                await asyncio.sleep(0.005)
+            for row in page["agentStates"]:
+                self._publish(tenant, row, waiting)
+        deadline = time.monotonic() + _ACK_TIMEOUT_S
+        while waiting[0] and time.monotonic() < deadline:
+            self._publisher.poll(0)
+            await asyncio.sleep(0.005)
+        if waiting[0]:
+            msg = f"Kafka has not acknowledged {waiting[0]} agent states; they are polled again"
+            raise ServiceUnavailableError(msg)
+        if until is not None and until != since:
+            move = CursorMove(tenant.tenant_id, until, lease_name(tenant), epoch)
+            await asyncio.to_thread(self._cursors.write, [move])
+
+    async def _pages(
+        self, http: httpx.AsyncClient, tokens: TokenSource, connection: CxoneConnection, since: str | None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The pages of one stable snapshot: later ones ask for the first one's ``lastPollTime``."""
+        params: dict[str, str | int] = {"skip": 0, "top": _PAGE} | ({"updatedSince": since} if since else {})
+        while True:
+            token = await tokens.token()
+            response = await http.get(
+                connection.api_url + _PATH, params=params, headers={"Authorization": f"Bearer {token}"}
+            )
+            if response.status_code == httpx.codes.NO_CONTENT:
+                return
+            if response.status_code == httpx.codes.UNAUTHORIZED:
+                tokens.refuse(token)
+            if response.status_code != httpx.codes.OK:
+                msg = f"agents/state-history answers {response.status_code}"
+                raise ServiceUnavailableError(msg)
+            page = response.json()
+            if not isinstance(page, dict) or not isinstance(page.get("agentStates"), list):
+                msg = "agents/state-history: no agentStates in the answer"
+                raise ServiceUnavailableError(msg)
+            yield page
+            if len(page["agentStates"]) < _PAGE:
+                return
+            params |= {"skip": int(params["skip"]) + _PAGE, "until": page["lastPollTime"]}
+
+    def _publish(self, tenant: Tenant, row: Any, waiting: list[int]) -> None:
+        received_us = time.time_ns() // 1000
+
+        def acknowledged() -> None:
+            waiting[0] -= 1
+
+        vendor = normaliser(VENDOR)
+        try:
+            # REST rows carry no type; the field map knows them under this name.
+            document = {**vendor.require_object(row), "eventType": "AGENT_STATE"}
+            events = vendor.normalise_document(document, tenant.tenant_id)
+        except BadEventError as error:
+            waiting[0] += 1
+            headers = dead_letter_headers(error, stage="normalise", transport=TRANSPORT)
+            value = orjson.dumps(row)
+            self._publisher.dead_letter(tenant, key=None, value=value, headers=headers, acknowledged=acknowledged)
+            return
+        for event in events:
+            waiting[0] += 1
+            self._publisher.publish(
+                tenant, event, received_us=received_us, transport=TRANSPORT, acknowledged=acknowledged
+            )

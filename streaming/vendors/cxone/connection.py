@@ -1,0 +1,39 @@
+"""What a CXone tenant's ``connection`` section holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, SecretStr, model_validator
+
+VENDOR = "cxone"
+
+
+class CxoneConnection(BaseModel):
+    """Endpoints and credentials of one CXone business unit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    token_url: str
+    api_url: str
+    client_id: str
+    client_secret: SecretStr
+    # Bearer tokens that the webhooks may carry: two while one replaces the other.
+    webhook_tokens: Annotated[tuple[SecretStr, ...], Field(min_length=1, max_length=4)]
+    signature: Literal["jws", "hmac"] = "jws"
+    # Key set that verifies JWS signatures (RFC 7517).
+    jwks_url: str | None = None
+    hmac_secret: SecretStr | None = None
+    # A signature made longer ago, or further ahead, than this is a replay or a wrong clock.
+    replay_window_seconds: PositiveFloat = 300
+    agent_state_poll_seconds: PositiveFloat = 15
+
+    @model_validator(mode="after")
+    def _scheme_is_complete(self) -> Self:
+        if self.signature == "jws" and not self.jwks_url:
+            msg = "signature = 'jws' needs jwks_url"
+            raise ValueError(msg)
+        if self.signature == "hmac" and self.hmac_secret is None:
+            msg = "signature = 'hmac' needs hmac_secret"
+            raise ValueError(msg)
+        return self

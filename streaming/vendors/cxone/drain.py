@@ -1,0 +1,184 @@
+"""Drain of the spools: a tenant's rows in order → normalise → Kafka; a row leaves once Kafka has all that it became."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+from prometheus_client import Gauge
+
+from schemas.normalise import normaliser
+from streaming.acks import AckTracker
+from streaming.deadletter import dead_letter_headers
+from streaming.publisher import Publisher
+from streaming.settings import Settings, Tenant
+from streaming.spool.reader import Drained, SpooledEvent, SpoolReader
+from streaming.spool.schema import spool_files
+from streaming.vendors.cxone.connection import VENDOR
+from streaming.vendors.cxone.messages import normalise_body
+
+log = structlog.get_logger()
+
+TRANSPORT = "webhook"
+# A turn of one tenant: small enough that the others wait only milliseconds.
+_ROWS_PER_TURN = 500
+_BYTES_PER_TURN = 8 * 1024 * 1024
+
+lines = Gauge("ccaas_cxone_spool_in_flight", "Spool rows read but not yet acknowledged by Kafka", ["tenant_id"])
+
+
+class TenantLine:
+    """One tenant's FIFO in one spool."""
+
+    def __init__(self, tenant: Tenant, key: int) -> None:
+        self.tenant = tenant
+        self.key = key
+        self.read_through = 0
+        self.deleted_through = 0
+        # Position: (number, rows and bytes from the start of this run through that number).
+        self.tracker: AckTracker[tuple[int, int, int]] = AckTracker()
+        self._rows = 0
+        self._bytes = 0
+        self._deleted = (0, 0)
+
+    def handle(self, row: SpooledEvent, publisher: Publisher) -> None:
+        """Hot path: one row becomes records at the producer, or dead letters."""
+        tenant, tracker = self.tenant, self.tracker
+        events, failures = normalise_body(normaliser(VENDOR), row.body, tenant.tenant_id)
+        self.read_through = row.seq
+        self._rows += 1
+        self._bytes += len(row.body)
+        entry = tracker.begin((row.seq, self._rows, self._bytes), len(events) + len(failures))
+
+        def acknowledged() -> None:
+            tracker.acknowledge(entry)
+
+        for event in events:
+            publisher.publish(
+                tenant, event, received_us=row.received_us, transport=TRANSPORT, acknowledged=acknowledged
+            )
+        for failure in failures:
+            headers = dead_letter_headers(failure.error, stage="normalise", transport=TRANSPORT)
+            publisher.dead_letter(tenant, key=None, value=failure.value, headers=headers, acknowledged=acknowledged)
+
+    def drained(self) -> Drained | None:
+        """What may be deleted since the last call; None if nothing."""
+        position = self.tracker.acknowledged
+        if position is None or position[0] == self.deleted_through:
+            return None
+        seq, rows, size = position
+        item = Drained(self.key, seq, rows - self._deleted[0], size - self._deleted[1])
+        self.deleted_through, self._deleted = seq, (rows, size)
+        return item
+
+
+class SpoolDrain:
+    """One spool file and the lines of its tenants."""
+
+    def __init__(self, reader: SpoolReader, tenants: dict[str, Tenant], max_in_flight: int) -> None:
+        self._reader = reader
+        self._tenants = tenants
+        self._max_in_flight = max_in_flight
+        self._lines: dict[int, TenantLine] = {}
+        self._more = True
+        self._tidy = False
+        self._unknown: set[str] = set()
+
+    def turn(self, publisher: Publisher) -> bool:
+        """Give every tenant that has rows one turn; a tenant at its in-flight cap is passed over.
+
+        Returns:
+            Whether anything was read.
+        """
+        if self._reader.changed():
+            self._more = True
+        if not self._more:
+            return False
+        self._more = False
+        read = False
+        for key, name in self._reader.waiting():
+            line = self._line(key, name)
+            if line is None:
+                continue
+            room = min(_ROWS_PER_TURN, self._max_in_flight - len(line.tracker))
+            if room <= 0 or not publisher.has_room:
+                self._more = True
+                continue
+            rows = self._reader.read(key, line.read_through, rows=room, max_bytes=_BYTES_PER_TURN)
+            for row in rows:
+                line.handle(row, publisher)
+            if rows:
+                read = self._more = True
+            lines.labels(name).set(len(line.tracker))
+        return read
+
+    def delete_acknowledged(self) -> None:
+        """One transaction for all that Kafka has; when idle, give the space back instead."""
+        drained = [item for line in self._lines.values() if (item := line.drained()) is not None]
+        if drained:
+            self._reader.delete(drained)
+            self._tidy = True
+        elif self._tidy and not self._more:
+            self._reader.tidy()
+            self._tidy = False
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._reader.close()
+
+    def _line(self, key: int, name: str) -> TenantLine | None:
+        line = self._lines.get(key)
+        if line is None:
+            tenant = self._tenants.get(name)
+            if tenant is None:
+                if name not in self._unknown:
+                    self._unknown.add(name)
+                    log.error(
+                        "the spool holds events of a tenant that the settings don't know; they stay",
+                        tenant_id=name,
+                    )
+                return None
+            line = self._lines[key] = TenantLine(tenant, key)
+        return line
+
+
+class Drain:
+    """All spools of the folder that no other publisher drains.
+
+    Args:
+        settings: The platform's.
+        publisher: Used from this thread only.
+    """
+
+    def __init__(self, settings: Settings, publisher: Publisher) -> None:
+        self._folder = settings.spool_dir
+        self._tenants = {tenant.tenant_id: tenant for tenant in settings.tenants_of(VENDOR)}
+        self._max_in_flight = settings.spool.max_in_flight_per_tenant
+        self._publisher = publisher
+        self._spools: dict[Path, SpoolDrain] = {}
+
+    def adopt(self) -> None:
+        """Take over spools that are new or whose publisher died."""
+        for path in spool_files(self._folder):
+            if path not in self._spools:
+                reader = SpoolReader.claim(path)
+                if reader is not None:
+                    log.info("spool adopted", file=str(path))
+                    self._spools[path] = SpoolDrain(reader, self._tenants, self._max_in_flight)
+
+    def turn(self) -> bool:
+        """One turn of every spool; whether anything was read."""
+        busy = False
+        for spool in self._spools.values():
+            busy |= spool.turn(self._publisher)
+        return busy
+
+    def delete_acknowledged(self) -> None:
+        """See :meth:`SpoolDrain.delete_acknowledged`."""
+        for spool in self._spools.values():
+            spool.delete_acknowledged()
+
+    def close(self) -> None:
+        """Let go of the files; what is not deleted is published again by the next, with the same ids."""
+        for spool in self._spools.values():
+            spool.close()

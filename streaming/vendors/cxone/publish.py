@@ -1,0 +1,62 @@
+"""cxone-publisher: drains the spools to Kafka and polls agent states."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from streaming.errors import ConfigurationError
+from streaming.health import HealthServer, Progress
+from streaming.publisher import Publisher
+from streaming.service import prepare
+from streaming.settings import Settings
+from streaming.vendors.cxone.agent_states import AgentStatePoller
+from streaming.vendors.cxone.connection import VENDOR
+from streaming.vendors.cxone.drain import Drain
+
+_IDLE_POLL_S = 0.005
+_DELETE_S = 0.05
+_ADOPT_S = 2.0
+
+
+def run_publisher(settings: Settings, stop: threading.Event) -> None:
+    """Publish until stopped.
+
+    Raises:
+        ConfigurationError: no CXone tenant.
+        ServiceUnavailableError: Kafka refused a record for good; to be started again, the spool still holds it.
+    """
+    tenants = settings.tenants_of(VENDOR)
+    if not tenants:
+        msg = "tenants: none of vendor 'cxone'; add one or don't run cxone-publisher"
+        raise ConfigurationError(msg)
+    encoder = prepare(settings, tenants, stop)
+    publisher = Publisher(settings, encoder, "cxone-publisher")
+    drain = Drain(settings, publisher)
+    poller = AgentStatePoller(settings, encoder, stop)
+    progress = Progress()
+    poller.start()
+    with HealthServer(settings.health.host, settings.health.cxone_publisher, progress, publisher.reachable):
+        try:
+            _loop(drain, publisher, progress, stop)
+            publisher.drain(10)
+            drain.delete_acknowledged()
+        finally:
+            stop.set()
+            poller.join()
+            drain.close()
+
+
+def _loop(drain: Drain, publisher: Publisher, progress: Progress, stop: threading.Event) -> None:
+    adopted = deleted = -_ADOPT_S
+    while not stop.is_set():
+        now = time.monotonic()
+        if now - adopted >= _ADOPT_S:
+            drain.adopt()
+            adopted = now
+        busy = drain.turn()
+        publisher.poll(0 if busy else _IDLE_POLL_S)
+        if now - deleted >= _DELETE_S:
+            drain.delete_acknowledged()
+            deleted = now
+        progress.step()

@@ -1,0 +1,81 @@
+"""Runs the receiver on Granian, inside this process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import structlog
+import uvloop
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+from streaming.errors import ConfigurationError
+from streaming.settings import Settings
+from streaming.spool.writer import SpoolWriter
+from streaming.vendors.cxone.connection import VENDOR
+from streaming.vendors.cxone.receiver import Receiver
+
+log = structlog.get_logger()
+
+_STAND_BY_S = 5.0
+_BACKLOG = 1024
+
+
+def run_receiver(settings: Settings, stop: threading.Event, *, stand_by: bool = False) -> None:
+    """Receive webhooks until stopped.
+
+    Args:
+        settings: The platform's.
+        stop: Ends the service when set.
+        stand_by: Wait for a port that is taken, instead of failing: another copy may serve it and die later.
+
+    Raises:
+        ConfigurationError: no CXone tenant, or the port is taken.
+    """
+    if not settings.tenants_of(VENDOR):
+        msg = "tenants: none of vendor 'cxone'; add one or don't run cxone-receiver"
+        raise ConfigurationError(msg)
+    while not _is_free(settings.receiver.host, settings.receiver.port):
+        if not stand_by:
+            msg = f"receiver.port: {settings.receiver.port} is taken; stop what uses it or set another port"
+            raise ConfigurationError(msg)
+        log.warning("the receiver's port is taken; standing by", port=settings.receiver.port)
+        if stop.wait(_STAND_BY_S):
+            return
+    uvloop.run(_serve(settings, stop))
+
+
+async def _serve(settings: Settings, stop: threading.Event) -> None:
+    spool = SpoolWriter(settings.spool_dir, settings.spool)
+    receiver = Receiver(settings, spool)
+    receiver.start()
+    address, port = settings.receiver.host, settings.receiver.port
+    server = Server(
+        receiver, address=address, port=port, interface=Interfaces.ASGI, backlog=_BACKLOG, log_enabled=False
+    )
+    log.info("receiver listens", address=address, port=port, spool=str(spool.path))
+    serving = asyncio.create_task(server.serve())
+    try:
+        while not stop.is_set() and not serving.done():
+            await asyncio.sleep(0.1)
+        if serving.done():
+            serving.result()
+    finally:
+        server.stop()  # type: ignore[no-untyped-call]
+        await asyncio.gather(serving, return_exceptions=True)
+        await receiver.close()
+        spool.close()
+
+
+def _is_free(host: str, port: int) -> bool:
+    if port == 0:
+        return True
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,113 @@
+"""One connection to the event stream (server-sent events, WHATWG HTML §9.2), from a cursor onwards."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import httpx
+from httpx_sse import EventSource
+
+from streaming.errors import CcaasError
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+"""Larger events are dead letters."""
+
+# No record on Kafka could hold more; a frame that never ends must not fill the memory.
+_MAX_FRAME_BYTES = 16 * 1024 * 1024
+
+
+class StreamRefusedError(CcaasError):
+    """The vendor did not open the stream.
+
+    Attributes:
+        status: HTTP status.
+        retry_after: Seconds that the vendor asks to wait, None if it does not say.
+    """
+
+    def __init__(self, status: int, detail: str, retry_after: float | None) -> None:
+        super().__init__(f"the stream is refused: {status} {detail}")
+        self.status = status
+        self.retry_after = retry_after
+
+
+class FrameTooLargeError(CcaasError):
+    """A frame passes 16 MiB without an end."""
+
+
+class Frame(NamedTuple):
+    """One event of the stream."""
+
+    cursor: str
+    data: bytes
+
+
+@asynccontextmanager
+async def open_stream(
+    http: httpx.AsyncClient,
+    url: str,
+    *,
+    streams: tuple[str, ...],
+    token: str,
+    cursor: str | None,
+    idle_timeout: float,
+) -> AsyncIterator[AsyncIterator[Frame]]:
+    """The open stream: its frames after the cursor, until the vendor ends it.
+
+    Args:
+        http: Client of the stream pool.
+        url: Stream endpoint.
+        streams: Names of the streams wanted.
+        token: Bearer token.
+        cursor: Last event already dealt with; None begins where the vendor does.
+        idle_timeout: Seconds without a byte after which the stream counts as dead.
+
+    Raises:
+        StreamRefusedError: another status than 200.
+        httpx.HTTPError: the connection failed, broke or went silent.
+        FrameTooLargeError: see there.
+    """
+    headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream", "Cache-Control": "no-store"}
+    if cursor is not None:
+        headers["Last-Event-ID"] = cursor
+    timeout = httpx.Timeout(10.0, read=idle_timeout, pool=None)
+    async with http.stream(
+        "GET", url, params={"topics": ",".join(streams)}, headers=headers, timeout=timeout
+    ) as response:
+        if response.status_code != httpx.codes.OK:
+            detail = (await response.aread())[:200].decode(errors="replace")
+            raise StreamRefusedError(response.status_code, detail, _retry_after(response))
+        yield _frames(response)
+
+
+async def _frames(response: httpx.Response) -> AsyncIterator[Frame]:
+    source = EventSource(_Latin1(response))  # type: ignore[arg-type]  # the two attributes that it uses
+    async for event in source.aiter_sse():
+        if event.data:
+            yield Frame(event.id, event.data.encode("latin-1"))
+
+
+class _Latin1:
+    """A response's bytes as Latin-1 text, one character a byte: what is not UTF-8 reaches the dead letter unchanged."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.headers = response.headers
+        self._response = response
+
+    async def aiter_text(self) -> AsyncIterator[str]:
+        pending = 0
+        async for chunk in self._response.aiter_bytes():
+            end = chunk.rfind(b"\n\n")
+            pending = pending + len(chunk) if end < 0 else len(chunk) - end
+            if pending > _MAX_FRAME_BYTES:
+                msg = f"a frame of more than {_MAX_FRAME_BYTES} bytes; the vendor's stream is broken"
+                raise FrameTooLargeError(msg)
+            yield chunk.decode("latin-1")
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None
