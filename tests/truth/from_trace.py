@@ -106,9 +106,7 @@ def _read(path: Path, date_shift_days: int, first_dates: int | None) -> pd.DataF
     """The rows asked for: dates as moved midnights, clocks and durations as whole seconds."""
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    rows = pd.read_csv(
-        path, sep="\t", dtype="object", keep_default_na=False, compression="gzip" if zipped else None
-    )
+    rows = pd.read_csv(path, sep="\t", dtype="object", keep_default_na=False, compression="gzip" if zipped else None)
     missing = [column for column in _TRACE_COLUMNS if column not in rows.columns]
     if missing:
         msg = f"{path} lacks the columns {', '.join(missing)}: give a trace in the format of the data README"
@@ -236,9 +234,7 @@ def _counted(
 def _agent_intervals(calls: pd.DataFrame, interval: pd.Timedelta, end: pd.Timestamp) -> pd.DataFrame:
     taken = calls[calls["handled"].notna() & (calls["agent_id"] != NO_SERVER)]
     legs = taken.rename(columns={"answered": "begin", "handled": "finish"})
-    spans = legs.groupby([*_AGENT, "midnight"], as_index=False).agg(
-        begin=("begin", "min"), finish=("finish", "max")
-    )
+    spans = legs.groupby([*_AGENT, "midnight"], as_index=False).agg(begin=("begin", "min"), finish=("finish", "max"))
     handled = legs.assign(interval_start=legs["finish"].dt.floor(interval)).groupby(AGENT_KEYS).size()
     cells = (
         pd.concat(
@@ -270,9 +266,7 @@ def _time_in_cells(stretches: pd.DataFrame, interval: pd.Timedelta) -> pd.Series
     earlier_reach = reach.groupby([stretches[name] for name in _AGENT]).shift()
     # A stretch opens a group where nothing before it reaches its beginning (NaT before an agent's first).
     group = (~(stretches["begin"] <= earlier_reach)).cumsum().rename("group")
-    union = stretches.groupby([*_AGENT, group], as_index=False).agg(
-        begin=("begin", "min"), finish=("finish", "max")
-    )
+    union = stretches.groupby([*_AGENT, group], as_index=False).agg(begin=("begin", "min"), finish=("finish", "max"))
     union["interval_start"] = [
         list(pd.date_range(begin.floor(interval), finish, freq=interval, inclusive="left"))
         for begin, finish in zip(union["begin"], union["finish"], strict=True)

@@ -38,9 +38,7 @@ def test_order_number_types_and_time_zone_do_not_matter(queues: pd.DataFrame) ->
 def test_a_missing_and_an_extra_cell_are_named_with_their_values(queues: pd.DataFrame) -> None:
     head, line = failure(queues, queues.iloc[1:])
     assert head == "24 cells expected, 23 found: 1 missing, 0 extra, 0 repeated, 0 different"
-    assert line.startswith(
-        "missing   genesys bank-north PS 1999-01-05T00:00:00+00:00: interval_minutes 15, offered 1"
-    )
+    assert line.startswith("missing   genesys bank-north PS 1999-01-05T00:00:00+00:00: interval_minutes 15, offered 1")
     head, line = failure(queues.iloc[1:], queues)
     assert "0 missing, 1 extra" in head
     assert line.startswith("extra     genesys bank-north PS 1999-01-05T00:00:00+00:00: ")
@@ -51,9 +49,7 @@ def test_only_the_differing_columns_are_shown_with_both_values(queues: pd.DataFr
     actual.loc[3, "talk_ms"] = 60_001
     actual.loc[3, "handled"] = 0
     _, line = failure(queues, actual)
-    assert line == (
-        "different genesys bank-north PS 1999-01-05T03:00:00+00:00: handled 1 -> 0, talk_ms 60000 -> 60001"
-    )
+    assert line == ("different genesys bank-north PS 1999-01-05T03:00:00+00:00: handled 1 -> 0, talk_ms 60000 -> 60001")
 
 
 @pytest.mark.parametrize("column", ["offered", "flowed_out", "acw_ms", "interval_minutes"])

@@ -110,9 +110,7 @@ def test_hanging_up_in_the_ivr_and_phantoms_leave_no_cell(tables: Compute) -> No
 
 
 @pytest.mark.parametrize(("wait", "threshold", "within"), [(20, 20, 1), (21, 20, 0), (21, 30, 1), (0, 1, 1)])
-def test_service_level_includes_the_threshold_itself(
-    tables: Compute, wait: int, threshold: int, within: int
-) -> None:
+def test_service_level_includes_the_threshold_itself(tables: Compute, wait: int, threshold: int, within: int) -> None:
     queues, _ = tables(call(wait=wait), service_level_seconds=threshold)
     assert queues["PS", time_of("10:00")].get("answered_in_threshold", 0) == within
 
@@ -163,9 +161,7 @@ def test_overlapping_calls_of_an_agent_are_interacting_once(tables: Compute) -> 
     inner = call(exit_at="10:01:00", talk=60)
     later = call(exit_at="10:09:00", talk=120)
     _, agents = tables(long, inner, later)
-    assert agents == {
-        ("ANAT", time_of("10:00")): {"interacting_ms": 660_000, "off_queue_ms": 240_000, "handled": 3}
-    }
+    assert agents == {("ANAT", time_of("10:00")): {"interacting_ms": 660_000, "off_queue_ms": 240_000, "handled": 3}}
 
 
 def test_a_call_without_service_time_is_handled_and_bounds_the_idle_span(tables: Compute) -> None:
@@ -242,9 +238,7 @@ def test_the_last_status_runs_to_the_end_of_the_window(
 
 
 @pytest.mark.parametrize("until", [datetime(1999, 1, 5, 10, 1, tzinfo=UTC), datetime(1999, 1, 6)])  # noqa: DTZ001
-def test_a_window_that_ends_too_early_or_without_time_zone_is_refused(
-    tables: Compute, until: datetime
-) -> None:
+def test_a_window_that_ends_too_early_or_without_time_zone_is_refused(tables: Compute, until: datetime) -> None:
     with pytest.raises(ValueError, match="until"):
         tables(call(exit_at="10:00:00", talk=60), until=until)
 

@@ -56,9 +56,7 @@ def brute_force(path: Path, shift: int, minutes: int, threshold: int) -> tuple[p
     return pd.DataFrame(queue_rows(queue_cells, starts, minutes)), pd.DataFrame(agents)
 
 
-def follow(
-    row: Row, midnight: int, cell: int, threshold: int, queue_cells: QueueCells, worked: Worked
-) -> int:
+def follow(row: Row, midnight: int, cell: int, threshold: int, queue_cells: QueueCells, worked: Worked) -> int:
     """Walk one call through its clocks, count what happens on the way and return when it ends."""
     now = midnight + seconds(row["vru_exit"] if int(row["vru_time"]) < 0 else row["vru_entry"])
     now = forward(now, row["vru_exit"])
@@ -85,9 +83,7 @@ def follow(
     return now
 
 
-def queue_rows(
-    queue_cells: QueueCells, starts: list[pd.Timestamp], minutes: int
-) -> Iterator[dict[str, object]]:
+def queue_rows(queue_cells: QueueCells, starts: list[pd.Timestamp], minutes: int) -> Iterator[dict[str, object]]:
     for (vendor, tenant, queue_id, n), sums in queue_cells.items():
         yield {
             "vendor": vendor,
@@ -186,9 +182,7 @@ def made_up_calls(draw: st.DrawFn) -> Row:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(rows=st.lists(made_up_calls(), min_size=1, max_size=12), minutes=st.sampled_from([15, 60]))
-def test_every_cell_of_made_up_calls(
-    rows: list[Row], minutes: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_every_cell_of_made_up_calls(rows: list[Row], minutes: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     trace = write_trace(tmp_path_factory.getbasetemp() / "made-up.tsv", rows)
     tables = expected_tables(trace, interval_minutes=minutes)
     for wanted, found in zip(brute_force(trace, 0, minutes, 20), tables, strict=True):

@@ -14,7 +14,7 @@ CONNECTION = CxoneConnection
 def _receiver(settings: Settings, stop: threading.Event) -> None:
     from streaming.vendors.cxone.serve import run_receiver  # noqa: PLC0415 (only what runs is imported)
 
-    run_receiver(settings, stop, stand_by=True)
+    run_receiver(settings, stop)
 
 
 def _publisher(settings: Settings, stop: threading.Event) -> None:

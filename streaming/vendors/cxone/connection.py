@@ -26,6 +26,8 @@ class CxoneConnection(BaseModel):
     hmac_secret: SecretStr | None = None
     # A signature made longer ago, or further ahead, than this is a replay or a wrong clock.
     replay_window_seconds: PositiveFloat = 300
+    # Unknown key ids may come from anybody who knows the URL: they cause at most one fetch in this time.
+    unknown_key_seconds: PositiveFloat = 30
     agent_state_poll_seconds: PositiveFloat = 15
 
     @model_validator(mode="after")

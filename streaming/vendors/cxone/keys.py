@@ -15,8 +15,6 @@ from streaming.vendors.cxone.signature import JwsVerifier
 log = structlog.get_logger()
 
 _REFRESH_S = 24 * 3600.0
-# Unknown key ids may come from anybody who knows the URL: they cause at most one fetch in this time.
-_AT_MOST_EVERY_S = 30.0
 _RETRY_S = 15.0
 
 
@@ -30,13 +28,17 @@ class KeyFetcher:
         tenant_id: For the log.
         url: JWK Set (RFC 7517).
         verifier: Gets the keys.
+        at_most_every: Seconds between fetches that unknown keys cause.
     """
 
-    def __init__(self, http: httpx.AsyncClient, tenant_id: str, url: str, verifier: JwsVerifier) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, tenant_id: str, url: str, verifier: JwsVerifier, *, at_most_every: float
+    ) -> None:
         self._http = http
         self._url = url
         self._verifier = verifier
-        self._fetched = -_AT_MOST_EVERY_S
+        self._at_most_every = at_most_every
+        self._fetched = -at_most_every
         self._good = False
         self._lock = asyncio.Lock()
         self._log = log.bind(tenant_id=tenant_id, url=url)
@@ -57,7 +59,7 @@ class KeyFetcher:
         async with self._lock:
             if self._fetched > asked:
                 return self._good
-            if time.monotonic() - self._fetched < (_AT_MOST_EVERY_S if self._good else 1.0):
+            if time.monotonic() - self._fetched < (self._at_most_every if self._good else 1.0):
                 return False
             self._good = await self._fetch()
             self._fetched = time.monotonic()

@@ -76,7 +76,9 @@ class _Tenant:
         else:
             assert connection.jwks_url is not None  # noqa: S101
             self.verifier = jws = JwsVerifier(connection.replay_window_seconds)
-            self.keys = KeyFetcher(http, tenant_id, connection.jwks_url, jws)
+            self.keys = KeyFetcher(
+                http, tenant_id, connection.jwks_url, jws, at_most_every=connection.unknown_key_seconds
+            )
         self.accepted = answers.labels(tenant_id, "accepted")
         self.deferred = answers.labels(tenant_id, "deferred")
 
@@ -164,10 +166,9 @@ class Receiver:
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         limit = self._max_body
-        too_large = _Answer(413, f"more than {limit} bytes; send fewer events at once")
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > limit:
-            raise too_large
+            raise _too_large(limit)
         message = await receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
@@ -177,12 +178,12 @@ class Receiver:
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limit:
-                    raise too_large
+                    raise _too_large(limit)
             body = b"".join(parts)
         if message["type"] == "http.disconnect":
             raise _Answer(400, "the sender hung up before the end")
         if len(body) > limit:
-            raise too_large
+            raise _too_large(limit)
         return body
 
     async def _check_signature(self, tenant: _Tenant, headers: Headers, body: bytes) -> Deferral | None:
@@ -214,6 +215,10 @@ class Receiver:
             await _respond(send, 200, generate_latest(), content_type=CONTENT_TYPE_LATEST.encode())
         else:
             await _respond(send, 404, b'{"error":"paths: /cxone/webhook/{tenant_id} /healthz /readyz /metrics"}')
+
+
+def _too_large(limit: int) -> _Answer:
+    return _Answer(413, f"more than {limit} bytes; send fewer events at once")
 
 
 _ACCEPTED = b'{"status":"accepted"}'

@@ -1,0 +1,375 @@
+"""Child processes of one stack: each in a session of its own, logged to a file, ended in order, never left behind.
+
+Four ways out, one result:
+
+1. the ``with`` block ends (also by an exception or Ctrl-C): children are stopped in reverse order, SIGTERM, then SIGKILL;
+2. Ctrl-C again meanwhile: everything is killed at once;
+3. the owner dies (kill -9): the guard sees its pipe close and ends every process of the stack (``guard.py``);
+4. owner and guard die: the next start in the same folder ends what the state file and the environment marker name.
+
+A terminal's Ctrl-C goes to every process of its foreground group; children are in sessions of their own, so it reaches only
+the owner, which then stops them in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import httpx
+import psutil
+from filelock import FileLock, Timeout
+
+from devstack import guard
+from devstack.errors import StackError, StartError
+
+_STOP_SECONDS = 15.0
+_KILL_SECONDS = 5.0
+_GUARD_SECONDS = 15.0
+_POLL_SECONDS = 0.05
+_TAIL_LINES = 25
+_TAIL_BYTES = 16_384
+# A log that has grown past this is set aside (one predecessor is kept) when its process starts again.
+_LOG_BYTES = 20_000_000
+# Clock adjustments shift the time of creation that the system reports for a process.
+_CREATED_TOLERANCE_SECONDS = 2.0
+
+Probe = Callable[[], bool]
+
+
+def http_probe(url: str) -> Probe:
+    """A probe that is true once a GET of the URL is answered with 2xx or 3xx."""
+
+    def probe() -> bool:
+        try:
+            # trust_env=False: a proxy of the environment must not see loopback traffic.
+            return httpx.get(url, timeout=2.0, trust_env=False).is_error is False
+        except httpx.HTTPError:
+            return False
+
+    return probe
+
+
+class ChildProcess:
+    """One running child. Made by ``ProcessTable.start``."""
+
+    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._popen = popen
+        self._lock = threading.Lock()
+        self.created = _created(popen.pid)
+
+    @property
+    def pid(self) -> int:
+        """Process id, also id of its session and process group."""
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit status, negative signal number, or None while it runs."""
+        with self._lock:
+            return self._popen.poll()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self.exit_code is None
+
+    def tail(self) -> str:
+        """The last lines of its log, indented, for messages."""
+        return log_tail(self.log)
+
+    def wait_healthy(self, probe: Probe, deadline_s: float) -> None:
+        """Poll until the probe is true.
+
+        Raises:
+            StartError: the process ended, or the deadline (seconds) passed.
+        """
+        end = time.monotonic() + deadline_s
+        while True:
+            code = self.exit_code
+            if code is not None:
+                msg = f"{self.name} ended with status {code} while starting. Its log, {self.log}, ends with:\n{self.tail()}"
+                raise StartError(msg)
+            if probe():
+                return
+            if time.monotonic() >= end:
+                msg = f"{self.name} is not healthy after {deadline_s:.0f} s. Its log, {self.log}, ends with:\n{self.tail()}"
+                raise StartError(msg)
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self, deadline_s: float = _STOP_SECONDS) -> None:
+        """SIGTERM, after the deadline (seconds) SIGKILL; then the same for descendants that it left behind."""
+        descendants = self._descendants()
+        self._signal(signal.SIGTERM)
+        if not self._wait(deadline_s):
+            descendants = self._descendants() or descendants
+            self.kill()
+        guard.end_processes(process for process in descendants if process.is_running())
+
+    def kill(self) -> None:
+        """SIGKILL to its process group, as in a crash; descendants in other groups stay, orphaned."""
+        with self._lock:
+            # Not yet waited for, so the id can't have passed to others.
+            if self._popen.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._popen.pid, signal.SIGKILL)
+        self._wait(_KILL_SECONDS)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._lock:
+            self._popen.send_signal(number)
+
+    def _wait(self, deadline_s: float) -> bool:
+        end = time.monotonic() + deadline_s
+        while self.is_running:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def _descendants(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(self.pid).children(recursive=True)
+        return []
+
+
+class ProcessTable:
+    """All children of one stack, and the folder that they belong to. Use as a context manager.
+
+    Args:
+        root: the stack's folder; logs are under ``logs``, the state file is ``stack.json``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.stack_id = uuid.uuid4().hex
+        self._children: list[ChildProcess] = []
+        self._closing = False
+        self._lock = threading.Lock()
+        self._folder_lock = FileLock(self.root / "stack.lock", timeout=0)
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> ProcessTable:
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder_lock.acquire()
+        except Timeout:
+            msg = f"a stack is running in {self.root} already: stop it, or name another folder"
+            raise StackError(msg) from None
+        try:
+            self._end_stale()
+            self._start_guard()
+            self._write_state()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._close()
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        probe: Probe | None = None,
+        deadline_s: float = 60.0,
+    ) -> ChildProcess:
+        """Start a child and, if a probe is given, wait until it is healthy.
+
+        Args:
+            name: for messages and the log's file name.
+            command: program and arguments.
+            environment: the whole environment but for the stack's marker; by default the owner's.
+            folder: working folder, by default the stack's.
+            probe: true once the child is healthy.
+            deadline_s: how long that may take, seconds.
+
+        Raises:
+            StartError: it can't be started, ended at once or stayed unhealthy; it is ended then.
+            StackError: the stack is being stopped.
+        """
+        log = self.log_file(name)
+        with self._lock:
+            if self._closing:
+                msg = f"{name} is not started: the stack is being stopped"
+                raise StackError(msg)
+            child = ChildProcess(name, self._spawn(name, command, environment, folder, log), log)
+            self._children = [other for other in self._children if other.is_running] + [child]
+            self._write_state()
+        if probe is not None:
+            try:
+                child.wait_healthy(probe, deadline_s)
+            except BaseException:
+                child.stop(deadline_s=1.0)
+                raise
+        return child
+
+    def run(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str] | None = None,
+        deadline_s: float = 60.0,
+    ) -> None:
+        """Run a command to its end, output to its log.
+
+        Raises:
+            StartError: it failed or took longer than the deadline (seconds).
+        """
+        child = self.start(name, command, environment=environment)
+        end = time.monotonic() + deadline_s
+        while child.is_running and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+        if child.is_running:
+            child.stop(deadline_s=1.0)
+            msg = f"{name} took longer than {deadline_s:.0f} s. Its log, {child.log}, ends with:\n{child.tail()}"
+            raise StartError(msg)
+        if child.exit_code != 0:
+            msg = f"{name} failed with status {child.exit_code}. Its log, {child.log}, ends with:\n{child.tail()}"
+            raise StartError(msg)
+
+    def log_file(self, name: str) -> Path:
+        """Log of a child."""
+        return self.root / "logs" / f"{name}.log"
+
+    def _spawn(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str] | None,
+        folder: Path | None,
+        log: Path,
+    ) -> subprocess.Popen[bytes]:
+        marked = {**(os.environ if environment is None else environment), guard.STACK_ID_VARIABLE: self.stack_id}
+        try:
+            with _open_log(log) as output:
+                return subprocess.Popen(
+                    [str(part) for part in command],
+                    env=marked,
+                    cwd=folder or self.root,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            msg = f"{name} can't be started: {error}"
+            raise StartError(msg) from error
+
+    def _start_guard(self) -> None:
+        # Our end of the pipe is not inherited by children (PEP 446), so it closes exactly when this process is gone.
+        self._guard = subprocess.Popen(
+            [sys.executable, guard.__file__, self.stack_id, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def _close(self) -> None:
+        with self._lock:
+            self._closing = True
+            children = list(reversed(self._children))
+        try:
+            for child in children:
+                child.stop()
+        except KeyboardInterrupt:
+            for child in children:
+                child.kill()
+            raise
+        finally:
+            self._end_guard()
+            with contextlib.suppress(OSError):
+                self._state_file.unlink()
+            self._folder_lock.release()
+
+    def _end_guard(self) -> None:
+        """Close the pipe: the guard ends what is left (orphans of children) and itself."""
+        if self._guard is None:
+            return
+        if self._guard.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._guard.stdin.close()
+        try:
+            self._guard.wait(_GUARD_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait(_KILL_SECONDS)
+        self._guard = None
+
+    @property
+    def _state_file(self) -> Path:
+        return self.root / "stack.json"
+
+    def _write_state(self) -> None:
+        state = {
+            "stack_id": self.stack_id,
+            "owner": os.getpid(),
+            "processes": [{"name": child.name, "pid": child.pid, "created": child.created} for child in self._children],
+        }
+        fresh = self._state_file.with_suffix(".tmp")
+        fresh.write_text(json.dumps(state, indent=1), encoding="utf-8")
+        fresh.replace(self._state_file)
+
+    def _end_stale(self) -> None:
+        """End what an earlier stack in this folder left behind; we hold its lock, so that stack's owner is gone."""
+        try:
+            state = json.loads(self._state_file.read_text(encoding="utf-8"))
+            recorded = [(int(entry["pid"]), float(entry["created"])) for entry in state["processes"]]
+            stale_id = str(state["stack_id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        guard.end_processes(filter(None, (_same_process(pid, created) for pid, created in recorded)))
+        guard.sweep(stale_id)
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a log file, indented."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError as error:
+        return f"    (unreadable: {error})"
+    return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:]) or "    (empty)"
+
+
+def _open_log(log: Path) -> IO[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > _LOG_BYTES:
+            log.replace(log.with_suffix(".1.log"))
+    return log.open("ab")
+
+
+def _created(pid: int) -> float:
+    with contextlib.suppress(psutil.Error):
+        return float(psutil.Process(pid).create_time())
+    return 0.0  # gone already
+
+
+def _same_process(pid: int, created: float) -> psutil.Process | None:
+    """The process of that id, if it is the one that was created then."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if abs(process.create_time() - created) <= _CREATED_TOLERANCE_SECONDS:
+            return process
+    return None

@@ -1,0 +1,121 @@
+"""The local stack: the platform's servers, started together, stopped together."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from devstack.artifacts import ArtifactCache
+from devstack.errors import StackError
+from devstack.kafka import KafkaBroker
+from devstack.lock import read_lock
+from devstack.processes import ProcessTable
+from devstack.progress import stack_console, timed
+from devstack.registry import SchemaRegistry
+from devstack.server import Server
+
+
+class LocalStack:
+    """Kafka and schema registry, on request a Prefect server; use as a context manager.
+
+    Data are kept in ``root``, so a stack that starts there again goes on with the same topics, schemas and flow runs.
+    ``processes.start`` takes further children (simulators, workers) that are to end with the stack.
+
+    Args:
+        root: folder of the stack; one stack at a time.
+        kafka_bootstrap: addresses of a cluster that exists; no broker is started then.
+        registry_url: URL of a schema registry that exists; none is started then.
+        kafka_port: where the local broker listens, by default a free port.
+        registry_port: where the local registry listens, by default a free port.
+        console: where progress is shown, by default standard error.
+
+    Attributes:
+        processes: the stack's processes.
+        kafka: the local broker, None if a cluster was named.
+        registry: the local registry, None if one was named.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        kafka_bootstrap: str | None = None,
+        registry_url: str | None = None,
+        kafka_port: int | None = None,
+        registry_port: int | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.root = root.absolute()
+        self.processes = ProcessTable(self.root)
+        self.kafka: KafkaBroker | None = None
+        self.registry: SchemaRegistry | None = None
+        self._kafka_bootstrap = kafka_bootstrap
+        self._registry_url = registry_url
+        self._kafka_port = kafka_port
+        self._registry_port = registry_port
+        self._console = console or stack_console()
+        self._exit = ExitStack()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Kafka's address."""
+        if self.kafka is not None:
+            return self.kafka.bootstrap_servers
+        return _started(self._kafka_bootstrap)
+
+    @property
+    def registry_url(self) -> str:
+        """The schema registry's URL."""
+        if self.registry is not None:
+            return self.registry.url
+        return _started(self._registry_url)
+
+    def environment(self) -> dict[str, str]:
+        """Variables that point the platform's settings to this stack."""
+        return {
+            "CCAAS_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap_servers,
+            "CCAAS_REGISTRY__URL": self.registry_url,
+        }
+
+    def __enter__(self) -> LocalStack:
+        with ExitStack() as undo:
+            # Threads end after the processes that they wait for: callbacks run in reverse order.
+            pool = ThreadPoolExecutor(4, thread_name_prefix="stack")
+            undo.callback(pool.shutdown, cancel_futures=True)
+            undo.enter_context(self.processes)
+            for future in self._start_servers(pool):
+                future.result()
+            self._exit = undo.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._exit.close()
+
+    def _start_servers(self, pool: ThreadPoolExecutor) -> list[Future[None]]:
+        """Start each server as soon as its files are there; downloads stay in this thread, where Ctrl-C ends them."""
+        cache = ArtifactCache(console=self._console)
+        lock = read_lock()
+        starting: list[Future[None]] = []
+        if self._kafka_bootstrap is None:
+            jars = cache.fetch(lock.kafka, "Apache Kafka")
+            self.kafka = KafkaBroker(self.processes, self.root / "kafka", jars, self._kafka_port)
+            starting.append(pool.submit(self._start, self.kafka))
+        if self._registry_url is None:
+            program = cache.unpacked(lock.registry, "schema registry")
+            self.registry = SchemaRegistry(self.processes, self.root / "registry", program, self._registry_port)
+            starting.append(pool.submit(self._start, self.registry))
+        return starting
+
+    def _start(self, server: Server) -> None:
+        with timed(self._console, server.label):
+            server.start()
+
+
+def _started(address: str | None) -> str:
+    if address is None:
+        msg = "the stack is not started: use it in a with statement"
+        raise StackError(msg)
+    return address

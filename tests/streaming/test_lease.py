@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from streaming.lease import LeaseKeeper
+from streaming.state import CursorMove, CursorStore, open_state
+
+TTL = 0.6
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[sa.Engine]:
+    engine = open_state(f"sqlite:///{tmp_path}/state.db")
+    yield engine
+    engine.dispose()
+
+
+def until(condition: Callable[[], object], seconds: float = 6.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+def keeper(engine: sa.Engine, *names: str, at_most: int | None = None) -> LeaseKeeper:
+    made = LeaseKeeper(engine, names, ttl=TTL, at_most=at_most)
+    made.start()
+    return made
+
+
+def test_one_holds_and_the_other_takes_over_after_silence(engine: sa.Engine) -> None:
+    first = keeper(engine, "a")
+    until(lambda: first.epoch("a") == 1)
+    second = keeper(engine, "a")
+    time.sleep(2 * TTL)
+    assert first.epoch("a") == 1
+    assert second.epoch("a") is None
+    first._stop.set()  # as a killed process: it stops renewing and gives nothing back
+    until(lambda: second.epoch("a") == 2)
+    until(lambda: first.epoch("a") is None)
+    second.close()
+
+
+def test_a_lease_given_back_is_taken_at_once(engine: sa.Engine) -> None:
+    first, second = keeper(engine, "a"), keeper(engine, "a")
+    until(lambda: first.held() or second.held())
+    holder, other = (first, second) if first.held() else (second, first)
+    holder.close()
+    until(lambda: other.epoch("a") == 2)
+    other.close()
+
+
+def test_members_get_different_slots_and_one_too_many_stands_by(engine: sa.Engine) -> None:
+    members = [keeper(engine, "slot/0", "slot/1", at_most=1) for _ in range(3)]
+    until(lambda: sum(len(member.held()) for member in members) == 2)
+    time.sleep(2 * TTL)
+    held = [name for member in members for name in member.held()]
+    assert sorted(held) == ["slot/0", "slot/1"]
+    for member in members:
+        member.close()
+
+
+def test_a_cursor_is_written_only_under_the_current_epoch(engine: sa.Engine) -> None:
+    holder = keeper(engine, "a")
+    until(lambda: holder.epoch("a") == 1)
+    cursors = CursorStore(engine, "genesys", "sse")
+    assert cursors.read("t") is None
+    assert cursors.write([CursorMove("t", "5", "a", 1)]) == set()
+    assert cursors.write([CursorMove("t", "6", "a", 1)]) == set()
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE lease SET epoch = 2, holder = 'other' WHERE name = 'a'"))
+    assert cursors.write([CursorMove("t", "7", "a", 1)]) == {"t"}
+    assert cursors.read("t") == "6"
+    holder.close()
