@@ -1,7 +1,7 @@
 """The cache of locked artifacts: what is missing or damaged is fetched, checked and put in place atomically.
 
-``python -m devstack.artifacts`` fills the cache; ``python -m devstack.artifacts lock`` writes the lock file anew from what
-Maven Central serves.
+``python -m devstack.artifacts`` fills the cache; ``python -m devstack.artifacts lock`` writes the lock file anew
+from what Maven Central serves.
 
 Layout of the cache folder (``CCAAS_CACHE_DIR``, else ``$XDG_CACHE_HOME/ccaas``, else ``~/.cache/ccaas``):
 ``maven/<path of the lock file>`` and ``unpacked/<archive's SHA-256>/``. Several processes may use it at once.
@@ -18,10 +18,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import jgo
+import jgo.constants
 from filelock import FileLock, Timeout
 from jgo.maven import MavenContext, PythonResolver
 from rich.console import Console
@@ -37,6 +38,10 @@ _CONNECT_AND_READ_SECONDS = 30
 # Another process may be downloading 250 MB over a slow line; past this, something is stuck.
 _LOCK_SECONDS = 1800
 _CHUNK = 1 << 20
+
+
+# What jgo calls with a file's name and size; the context is entered and told of every chunk's bytes.
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class _WrongChecksumError(Exception):
@@ -58,7 +63,7 @@ def cache_dir() -> Path:
 
 def maven_url() -> str:
     """The Maven repository: ``CCAAS_MAVEN_URL`` (a mirror), else Maven Central."""
-    return os.environ.get("CCAAS_MAVEN_URL") or str(jgo.MAVEN_CENTRAL_URL)
+    return os.environ.get("CCAAS_MAVEN_URL") or jgo.constants.MAVEN_CENTRAL_URL
 
 
 class ArtifactCache:
@@ -189,10 +194,7 @@ class ArtifactCache:
         try:
             with self._scratch() as scratch:
                 fresh = download(pin.path, scratch, self._repository, counting)
-                digest = sha256_of(fresh)
-                if digest != pin.sha256:
-                    message = f"{digest} ({fresh.stat().st_size} bytes)"
-                    raise _WrongChecksumError(message)
+                _check(fresh, pin)
                 place = self._place(pin)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 fresh.replace(place)
@@ -228,7 +230,7 @@ class ArtifactCache:
             yield Path(name)
 
 
-def download(path: str, folder: Path, repository: str, progress: object = None) -> Path:
+def download(path: str, folder: Path, repository: str, progress: Counting | None = None) -> Path:
     """Fetch one artifact through jgo, the Maven client, into an empty folder.
 
     Raises:
@@ -243,7 +245,18 @@ def download(path: str, folder: Path, repository: str, progress: object = None) 
         timeout=_CONNECT_AND_READ_SECONDS,
     )
     found = context.project(group, artifact).at_version(version).artifact(classifier, packaging)
-    return Path(context.resolver.download(found))
+    file = context.resolver.download(found)
+    if file is None:
+        msg = f"{repository} has no {path}"
+        raise RuntimeError(msg)
+    return file
+
+
+def _check(file: Path, pin: Pin) -> None:
+    digest = sha256_of(file)
+    if digest != pin.sha256:
+        message = f"{digest} ({file.stat().st_size} bytes)"
+        raise _WrongChecksumError(message)
 
 
 def sha256_of(path: Path) -> str:

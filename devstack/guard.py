@@ -1,8 +1,8 @@
 """The guard: one small process that ends whatever a stack started, once the stack's owner is gone, however it went.
 
-Run as ``python guard.py STACK_ID OWNER_PID`` with a pipe on standard input whose other end only the owner holds. When the owner
-exits or dies (even by kill -9) the kernel closes the pipe; the guard then ends every process that carries the stack's id in its
-environment, which children inherit, also those that a dead child has orphaned (Prefect's flow runs).
+Run as ``python guard.py STACK_ID OWNER_PID`` with a pipe on standard input whose other end only the owner holds. When
+the owner exits or dies (even by kill -9) the kernel closes the pipe; the guard then ends every process that carries the
+stack's id in its environment, which children inherit, also those that a dead child has orphaned (Prefect's flow runs).
 
 It stands by itself (standard library and psutil), so that it starts fast and works whatever else is broken.
 """
@@ -39,7 +39,7 @@ def marked_processes(stack_id: str) -> list[psutil.Process]:
 def end_processes(processes: Iterable[psutil.Process]) -> None:
     """SIGTERM to all, then SIGKILL to those still there after ``TERM_SECONDS``.
 
-    psutil compares the time of creation before it signals, so a pid that was given to another process meanwhile is safe.
+    psutil compares the time of creation before it signals: a pid that went to another process meanwhile is safe.
     """
     listed = list(processes)
     for process in listed:

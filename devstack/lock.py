@@ -12,16 +12,16 @@ from devstack.errors import ArtifactError
 
 LOCK_FILE = Path(__file__).with_name("artifacts.toml")
 
-# What is locked: Kafka with every jar that it depends on (kafka-tools formats the storage); its log binding, without which
-# slf4j 1.7 prints nothing; the registry's archive. The binding is not part of the endpoint: jgo takes each coordinate's POM
-# for a bill of materials, and log4j's pins an older kafka-clients.
+# What is locked: Kafka with every jar that it depends on (kafka-tools formats the storage); its log binding, without
+# which slf4j 1.7 prints nothing; the registry's archive. The binding is not part of the endpoint: jgo takes each
+# coordinate's POM for a bill of materials, and log4j's pins an older kafka-clients.
 KAFKA_ENDPOINT = "org.apache.kafka:kafka_2.13:4.3.1+org.apache.kafka:kafka-tools:4.3.1"
 LOG_BINDING_PATH = "org/apache/logging/log4j/log4j-slf4j-impl/2.25.4/log4j-slf4j-impl-2.25.4.jar"
 REGISTRY_PATH = "io/apicurio/apicurio-registry-app/2.5.11.Final/apicurio-registry-app-2.5.11.Final-all.tar.gz"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEADER = """\
-# Written by `python -m devstack.artifacts lock`; do not edit. Paths are relative to a Maven repository, sizes are bytes.
+# Written by `python -m devstack.artifacts lock`; do not edit. Paths are those of a Maven repository, sizes are bytes.
 """
 
 

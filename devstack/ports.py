@@ -13,8 +13,8 @@ from devstack.errors import PortTakenError, StackError
 
 HOST = "127.0.0.1"
 
-# Below every system's range of ephemeral ports. In it, a client that keeps reconnecting to a stopped server can be given the
-# server's own port, connect to itself and so take it (TCP simultaneous open); the server could not come back.
+# Below every system's range of ephemeral ports. In it, a client that keeps reconnecting to a stopped server can be
+# given the server's own port, connect to itself and so take it (TCP simultaneous open): the server can't come back.
 _FIRST, _LAST = 20_000, 29_999
 _TRIES = 200
 
@@ -41,9 +41,8 @@ def free_port() -> int:
 def is_free(port: int) -> bool:
     """Whether a server could listen on the port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as servers do: connections in TIME_WAIT don't count
+        # As servers do: old connections in TIME_WAIT don't count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
             probe.listen(1)
@@ -72,6 +71,6 @@ def holder(port: int) -> str:
     """Who listens on a port, for messages; vague if the system does not tell us."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return "another program"

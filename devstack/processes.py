@@ -2,13 +2,13 @@
 
 Four ways out, one result:
 
-1. the ``with`` block ends (also by an exception or Ctrl-C): children are stopped in reverse order, SIGTERM, then SIGKILL;
+1. the ``with`` block ends (also by an exception or Ctrl-C): children get SIGTERM in reverse order, later SIGKILL;
 2. Ctrl-C again meanwhile: everything is killed at once;
 3. the owner dies (kill -9): the guard sees its pipe close and ends every process of the stack (``guard.py``);
 4. owner and guard die: the next start in the same folder ends what the state file and the environment marker name.
 
-A terminal's Ctrl-C goes to every process of its foreground group; children are in sessions of their own, so it reaches only
-the owner, which then stops them in order.
+A terminal's Ctrl-C goes to every process of its foreground group; children are in sessions of their own, so it reaches
+only the owner, which then stops them in order.
 """
 
 from __future__ import annotations
@@ -22,127 +22,22 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-import httpx
 import psutil
 from filelock import FileLock, Timeout
 
 from devstack import guard
+from devstack.child import KILL_SECONDS, POLL_SECONDS, ChildProcess, Probe
 from devstack.errors import StackError, StartError
 
-_STOP_SECONDS = 15.0
-_KILL_SECONDS = 5.0
 _GUARD_SECONDS = 15.0
-_POLL_SECONDS = 0.05
-_TAIL_LINES = 25
-_TAIL_BYTES = 16_384
 # A log that has grown past this is set aside (one predecessor is kept) when its process starts again.
 _LOG_BYTES = 20_000_000
 # Clock adjustments shift the time of creation that the system reports for a process.
 _CREATED_TOLERANCE_SECONDS = 2.0
-
-Probe = Callable[[], bool]
-
-
-def http_probe(url: str) -> Probe:
-    """A probe that is true once a GET of the URL is answered with 2xx or 3xx."""
-
-    def probe() -> bool:
-        try:
-            # trust_env=False: a proxy of the environment must not see loopback traffic.
-            return httpx.get(url, timeout=2.0, trust_env=False).is_error is False
-        except httpx.HTTPError:
-            return False
-
-    return probe
-
-
-class ChildProcess:
-    """One running child. Made by ``ProcessTable.start``."""
-
-    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
-        self.name = name
-        self.log = log
-        self._popen = popen
-        self._lock = threading.Lock()
-        self.created = _created(popen.pid)
-
-    @property
-    def pid(self) -> int:
-        """Process id, also id of its session and process group."""
-        return self._popen.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """Exit status, negative signal number, or None while it runs."""
-        with self._lock:
-            return self._popen.poll()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has not ended."""
-        return self.exit_code is None
-
-    def tail(self) -> str:
-        """The last lines of its log, indented, for messages."""
-        return log_tail(self.log)
-
-    def wait_healthy(self, probe: Probe, deadline_s: float) -> None:
-        """Poll until the probe is true.
-
-        Raises:
-            StartError: the process ended, or the deadline (seconds) passed.
-        """
-        end = time.monotonic() + deadline_s
-        while True:
-            code = self.exit_code
-            if code is not None:
-                msg = f"{self.name} ended with status {code} while starting. Its log, {self.log}, ends with:\n{self.tail()}"
-                raise StartError(msg)
-            if probe():
-                return
-            if time.monotonic() >= end:
-                msg = f"{self.name} is not healthy after {deadline_s:.0f} s. Its log, {self.log}, ends with:\n{self.tail()}"
-                raise StartError(msg)
-            time.sleep(_POLL_SECONDS)
-
-    def stop(self, deadline_s: float = _STOP_SECONDS) -> None:
-        """SIGTERM, after the deadline (seconds) SIGKILL; then the same for descendants that it left behind."""
-        descendants = self._descendants()
-        self._signal(signal.SIGTERM)
-        if not self._wait(deadline_s):
-            descendants = self._descendants() or descendants
-            self.kill()
-        guard.end_processes(process for process in descendants if process.is_running())
-
-    def kill(self) -> None:
-        """SIGKILL to its process group, as in a crash; descendants in other groups stay, orphaned."""
-        with self._lock:
-            # Not yet waited for, so the id can't have passed to others.
-            if self._popen.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._popen.pid, signal.SIGKILL)
-        self._wait(_KILL_SECONDS)
-
-    def _signal(self, number: signal.Signals) -> None:
-        with self._lock:
-            self._popen.send_signal(number)
-
-    def _wait(self, deadline_s: float) -> bool:
-        end = time.monotonic() + deadline_s
-        while self.is_running:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
-
-    def _descendants(self) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.Error):
-            return psutil.Process(self.pid).children(recursive=True)
-        return []
 
 
 class ProcessTable:
@@ -189,6 +84,8 @@ class ProcessTable:
         folder: Path | None = None,
         probe: Probe | None = None,
         deadline_s: float = 60.0,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        user: int | None = None,
     ) -> ChildProcess:
         """Start a child and, if a probe is given, wait until it is healthy.
 
@@ -199,6 +96,8 @@ class ProcessTable:
             folder: working folder, by default the stack's.
             probe: true once the child is healthy.
             deadline_s: how long that may take, seconds.
+            stop_signal: what asks it to end in order.
+            user: id of the user (and of its group) to run as; only root may name another.
 
         Raises:
             StartError: it can't be started, ended at once or stayed unhealthy; it is ended then.
@@ -209,7 +108,7 @@ class ProcessTable:
             if self._closing:
                 msg = f"{name} is not started: the stack is being stopped"
                 raise StackError(msg)
-            child = ChildProcess(name, self._spawn(name, command, environment, folder, log), log)
+            child = ChildProcess(name, self._spawn(name, command, environment, folder, log, user), log, stop_signal)
             self._children = [other for other in self._children if other.is_running] + [child]
             self._write_state()
         if probe is not None:
@@ -226,24 +125,24 @@ class ProcessTable:
         command: Sequence[str | Path],
         *,
         environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
         deadline_s: float = 60.0,
+        user: int | None = None,
     ) -> None:
         """Run a command to its end, output to its log.
 
         Raises:
             StartError: it failed or took longer than the deadline (seconds).
         """
-        child = self.start(name, command, environment=environment)
+        child = self.start(name, command, environment=environment, folder=folder, user=user)
         end = time.monotonic() + deadline_s
         while child.is_running and time.monotonic() < end:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         if child.is_running:
             child.stop(deadline_s=1.0)
-            msg = f"{name} took longer than {deadline_s:.0f} s. Its log, {child.log}, ends with:\n{child.tail()}"
-            raise StartError(msg)
+            child.fail(f"took longer than {deadline_s:.0f} s")
         if child.exit_code != 0:
-            msg = f"{name} failed with status {child.exit_code}. Its log, {child.log}, ends with:\n{child.tail()}"
-            raise StartError(msg)
+            child.fail(f"failed with status {child.exit_code}")
 
     def log_file(self, name: str) -> Path:
         """Log of a child."""
@@ -256,11 +155,12 @@ class ProcessTable:
         environment: Mapping[str, str] | None,
         folder: Path | None,
         log: Path,
+        user: int | None,
     ) -> subprocess.Popen[bytes]:
         marked = {**(os.environ if environment is None else environment), guard.STACK_ID_VARIABLE: self.stack_id}
         try:
             with _open_log(log) as output:
-                return subprocess.Popen(
+                return subprocess.Popen(  # noqa: S603 (callers are the stack's own modules; no shell)
                     [str(part) for part in command],
                     env=marked,
                     cwd=folder or self.root,
@@ -268,6 +168,9 @@ class ProcessTable:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    user=user,
+                    group=user,
+                    extra_groups=None if user is None else [],
                 )
         except OSError as error:
             msg = f"{name} can't be started: {error}"
@@ -275,7 +178,7 @@ class ProcessTable:
 
     def _start_guard(self) -> None:
         # Our end of the pipe is not inherited by children (PEP 446), so it closes exactly when this process is gone.
-        self._guard = subprocess.Popen(
+        self._guard = subprocess.Popen(  # noqa: S603 (our own interpreter and file)
             [sys.executable, guard.__file__, self.stack_id, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -312,7 +215,7 @@ class ProcessTable:
             self._guard.wait(_GUARD_SECONDS)
         except subprocess.TimeoutExpired:
             self._guard.kill()
-            self._guard.wait(_KILL_SECONDS)
+            self._guard.wait(KILL_SECONDS)
         self._guard = None
 
     @property
@@ -341,29 +244,12 @@ class ProcessTable:
         guard.sweep(stale_id)
 
 
-def log_tail(log: Path) -> str:
-    """The last lines of a log file, indented."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError as error:
-        return f"    (unreadable: {error})"
-    return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:]) or "    (empty)"
-
-
 def _open_log(log: Path) -> IO[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size > _LOG_BYTES:
             log.replace(log.with_suffix(".1.log"))
     return log.open("ab")
-
-
-def _created(pid: int) -> float:
-    with contextlib.suppress(psutil.Error):
-        return float(psutil.Process(pid).create_time())
-    return 0.0  # gone already
 
 
 def _same_process(pid: int, created: float) -> psutil.Process | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from devstack.child import ChildProcess, http_probe
 from devstack.java import java_command, java_environment
 from devstack.ports import HOST
-from devstack.processes import ChildProcess, ProcessTable, http_probe
+from devstack.processes import ProcessTable
 from devstack.server import Server
 
 _HEAP_MB = 256

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from devstack.child import ChildProcess
 from devstack.errors import StackError
 from devstack.ports import free_port, require_free
-from devstack.processes import ChildProcess, ProcessTable
+from devstack.processes import ProcessTable
 
 
 class Server(ABC):

@@ -113,6 +113,9 @@ class SinkSettings(_Section):
     flush_bytes: PositiveInt = 128 << 20
     # Numbered slots a member can lease: the greatest number of members.
     slots: PositiveInt = 8
+    group: str = "analytics-sink-group"
+    # Regular expression of the topics; it must begin with ^ (librdkafka).
+    topics: Annotated[str, Field(pattern=r"^\^")] = r"^ccaaus\.events\..*"
 
 
 class StateSettings(_Section):

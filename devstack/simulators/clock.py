@@ -54,3 +54,7 @@ class ReplayClock:
     def advance(self, to_ms: int) -> None:
         """At speed 0: events up to this instant have gone out."""
         self._reached_ms = max(self._reached_ms, min(to_ms, self.end_ms))
+
+    def extend(self, end_ms: int) -> None:
+        """Stop no earlier than this instant: something will happen until then."""
+        self.end_ms = max(self.end_ms, end_ms)

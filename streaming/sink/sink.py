@@ -26,8 +26,6 @@ from streaming.state import open_state
 
 log = structlog.get_logger()
 
-GROUP = "analytics-sink-group"
-EVENTS_PATTERN = r"^ccaaus\.events\..*"
 _POLL_RECORDS = 2_000
 _POLL_S = 0.1
 # One deadline for all that a revoke or the end does at Kafka.
@@ -68,7 +66,7 @@ class AnalyticsSink:
         self._consumer = Consumer(
             {
                 **settings.kafka.client_config(),
-                "group.id": GROUP,
+                "group.id": settings.sink.group,
                 "group.instance.id": slot,
                 "client.id": slot,
                 "auto.offset.reset": "earliest",
@@ -85,7 +83,7 @@ class AnalyticsSink:
             }
         )
         self._consumer.subscribe(
-            [EVENTS_PATTERN], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            [settings.sink.topics], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
     @property
@@ -214,7 +212,7 @@ def run_sink(settings: Settings, stop: threading.Event) -> None:
     """
     encoder = prepare(settings, settings.tenants, stop)
     decoder = when_available("schema registry", Registry(settings.registry).decoder, stop)
-    slots = [f"analytics-sink-{number}" for number in range(settings.sink.slots)]
+    slots = [f"{settings.sink.group}-{number}" for number in range(settings.sink.slots)]
     ttl = settings.state.lease_ttl_seconds
     keeper = LeaseKeeper(open_state(settings.state_url), [f"slot/{slot}" for slot in slots], ttl=ttl, at_most=1)
     progress = Progress()

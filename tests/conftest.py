@@ -1,0 +1,85 @@
+"""The real broker and registry, once a session; a configuration of its own for each test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devstack.stack import LocalStack
+from streaming.settings import Settings
+from tests.processes import free_port
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """Kafka and schema registry."""
+    with LocalStack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+class Platform:
+    """A configuration whose tenants nobody else uses, on the session's stack."""
+
+    def __init__(self, stack: LocalStack, folder: Path) -> None:
+        self.stack = stack
+        self.folder = folder
+        self.config = folder / "ccaas.toml"
+        self.suffix = uuid.uuid4().hex[:8]
+        self.ports = {name: free_port() for name in ("receiver", "genesys_ingest", "cxone_publisher", "analytics_sink")}
+        self._tenants: list[str] = []
+
+    def add_tenant(self, vendor: str, name: str, partitions: int = 2, **connection: Any) -> str:
+        """Add a tenant to the configuration; gives its full id."""
+        tenant_id = f"{name}-{self.suffix}"
+        lines = [f"{key} = {_toml(value)}" for key, value in connection.items()]
+        self._tenants.append(
+            f'[[tenants]]\ntenant_id = "{tenant_id}"\nvendor = "{vendor}"\npartitions = {partitions}\n'
+            "[tenants.connection]\n" + "\n".join(lines)
+        )
+        self._write()
+        return tenant_id
+
+    def _write(self) -> None:
+        ports = self.ports
+        self.config.write_text(
+            f'data_dir = "{self.folder}"\n'
+            f'[kafka]\nbootstrap_servers = "{self.stack.bootstrap_servers}"\n'
+            f'[registry]\nurl = "{self.stack.registry_url}"\n'
+            f"[receiver]\nport = {ports['receiver']}\n"
+            "[spool]\nmin_free_disk_bytes = 0\n"
+            # The group is shared with other tests on this broker: patterns match their topics too.
+            f'[sink]\nflush_seconds = 0.5\ngroup = "sink-{self.suffix}"\ntopics = "^ccaaus\\\\.events\\\\..*-{self.suffix}$"\n'
+            "[state]\nlease_ttl_seconds = 2\n"
+            f"[health]\ngenesys_ingest = {ports['genesys_ingest']}\ncxone_publisher = {ports['cxone_publisher']}\n"
+            f"analytics_sink = {ports['analytics_sink']}\n" + "\n".join(self._tenants),
+            encoding="utf-8",
+        )
+
+    def settings(self) -> Settings:
+        """The settings as a service reads them."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CCAAS_CONFIG", str(self.config))
+            from streaming.settings import load_settings  # noqa: PLC0415
+
+            return load_settings()
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@pytest.fixture
+def platform(stack: LocalStack, tmp_path: Path) -> Platform:
+    """See Platform."""
+    return Platform(stack, tmp_path)
+
+
+PlatformFactory = Callable[[], Platform]

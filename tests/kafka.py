@@ -1,0 +1,46 @@
+"""Reads topics as any consumer would."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from tests.conftest import Platform
+
+
+def read_all(platform: Platform, topic: str) -> list[Message]:
+    """Every record of a topic, up to its present end."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": platform.stack.bootstrap_servers,
+            "group.id": "reader",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+        }
+    )
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        ends = {number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10) for number in partitions}
+        consumer.assign([TopicPartition(topic, number, low) for number, (low, _) in ends.items()])
+        wanted = sum(high - low for low, high in ends.values())
+        found: list[Message] = []
+        deadline = time.monotonic() + 30
+        while len(found) < wanted:
+            found += consumer.consume(min(1000, wanted - len(found)), 1.0)
+            assert time.monotonic() < deadline, f"{topic}: {len(found)} of {wanted} records"
+        return found
+    finally:
+        consumer.close()
+
+
+def read_events(platform: Platform, topic: str) -> list[Any]:
+    """Every event of a topic, by Confluent's own AvroDeserializer."""
+    deserialise = AvroDeserializer(SchemaRegistryClient({"url": platform.stack.registry_url}))
+    return [
+        deserialise(message.value(), SerializationContext(topic, MessageField.VALUE)) for message in read_all(platform, topic)
+    ]
