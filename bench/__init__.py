@@ -1,1 +1,1 @@
-"""Benchmarks: each measures a ratio against a named peer in the same run."""
+"""Benchmarks: each measures the platform beside a named peer, in the same run. Run by ``python -m bench``."""

@@ -113,9 +113,15 @@ class ArtifactCache:
             if _is_sound_tree(target):
                 return target
             fresh = scratch / "tree"
-            with tarfile.open(archive) as tar:
-                tar.extractall(fresh, filter="data")
-            _write_sums(fresh)
+            try:
+                with tarfile.open(archive) as tar:
+                    tar.extractall(fresh, filter="data")
+                _write_sums(fresh)
+            except (tarfile.TarError, OSError) as error:
+                msg = (
+                    f"{pin.coordinate}: can't unpack {pin.name} into {self.folder}: {error}. Check the free disk space."
+                )
+                raise ArtifactError(msg) from error
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rename(scratch / "damaged")  # a running server keeps the files that it has open

@@ -108,7 +108,8 @@ class ProcessTable:
             if self._closing:
                 msg = f"{name} is not started: the stack is being stopped"
                 raise StackError(msg)
-            child = ChildProcess(name, self._spawn(name, command, environment, folder, log, user), log, stop_signal)
+            popen = self._spawn(command, log, environment, folder, user)
+            child = ChildProcess(name, popen, log, stop_signal)
             self._children = [other for other in self._children if other.is_running] + [child]
             self._write_state()
         if probe is not None:
@@ -150,11 +151,10 @@ class ProcessTable:
 
     def _spawn(
         self,
-        name: str,
         command: Sequence[str | Path],
+        log: Path,
         environment: Mapping[str, str] | None,
         folder: Path | None,
-        log: Path,
         user: int | None,
     ) -> subprocess.Popen[bytes]:
         marked = {**(os.environ if environment is None else environment), guard.STACK_ID_VARIABLE: self.stack_id}
@@ -173,7 +173,7 @@ class ProcessTable:
                     extra_groups=None if user is None else [],
                 )
         except OSError as error:
-            msg = f"{name} can't be started: {error}"
+            msg = f"{log.stem} can't be started: {error}"
             raise StartError(msg) from error
 
     def _start_guard(self) -> None:

@@ -12,6 +12,7 @@ from devstack.artifacts import ArtifactCache
 from devstack.errors import StackError
 from devstack.kafka import KafkaBroker
 from devstack.lock import read_lock
+from devstack.prefect import PrefectServer
 from devstack.processes import ProcessTable
 from devstack.progress import stack_console, timed
 from devstack.registry import SchemaRegistry
@@ -19,39 +20,45 @@ from devstack.server import Server
 
 
 class LocalStack:
-    """Kafka and schema registry, on request a Prefect server; use as a context manager.
+    """Kafka and schema registry, on request also a Prefect server; use as a context manager.
 
     Data are kept in ``root``, so a stack that starts there again goes on with the same topics, schemas and flow runs.
     ``processes.start`` takes further children (simulators, workers) that are to end with the stack.
 
     Args:
         root: folder of the stack; one stack at a time.
+        prefect: whether to start a Prefect server, with the work pools of ``devstack.prefect.POOLS``.
         kafka_bootstrap: addresses of a cluster that exists; no broker is started then.
         registry_url: URL of a schema registry that exists; none is started then.
         kafka_port: where the local broker listens, by default a free port.
         registry_port: where the local registry listens, by default a free port.
+        prefect_port: where the Prefect server listens, by default a free port.
         console: where progress is shown, by default standard error.
 
     Attributes:
         processes: the stack's processes.
         kafka: the local broker, None if a cluster was named.
         registry: the local registry, None if one was named.
+        prefect: the Prefect server, None if none was asked for.
     """
 
     def __init__(
         self,
         root: Path,
         *,
+        prefect: bool = False,
         kafka_bootstrap: str | None = None,
         registry_url: str | None = None,
         kafka_port: int | None = None,
         registry_port: int | None = None,
+        prefect_port: int | None = None,
         console: Console | None = None,
     ) -> None:
         self.root = root.absolute()
         self.processes = ProcessTable(self.root)
         self.kafka: KafkaBroker | None = None
         self.registry: SchemaRegistry | None = None
+        self.prefect = PrefectServer(self.processes, self.root / "prefect", prefect_port) if prefect else None
         self._kafka_bootstrap = kafka_bootstrap
         self._registry_url = registry_url
         self._kafka_port = kafka_port
@@ -72,6 +79,14 @@ class LocalStack:
         if self.registry is not None:
             return self.registry.url
         return _started(self._registry_url)
+
+    @property
+    def prefect_api_url(self) -> str:
+        """The Prefect server's API."""
+        if self.prefect is None:
+            msg = "the stack has no Prefect server: ask for one with prefect=True"
+            raise StackError(msg)
+        return self.prefect.api_url
 
     def environment(self) -> dict[str, str]:
         """Variables that point the platform's settings to this stack."""
@@ -99,6 +114,8 @@ class LocalStack:
         cache = ArtifactCache(console=self._console)
         lock = read_lock()
         starting: list[Future[None]] = []
+        if self.prefect is not None:
+            starting.append(pool.submit(self._start, self.prefect))
         if self._kafka_bootstrap is None:
             jars = cache.fetch(lock.kafka, "Apache Kafka")
             self.kafka = KafkaBroker(self.processes, self.root / "kafka", jars, self._kafka_port)

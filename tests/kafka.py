@@ -40,7 +40,7 @@ def read_all(platform: Platform, topic: str) -> list[Message]:
 
 def read_events(platform: Platform, topic: str) -> list[Any]:
     """Every event of a topic, by Confluent's own AvroDeserializer."""
-    deserialise = AvroDeserializer(SchemaRegistryClient({"url": platform.stack.registry_url}))
-    return [
-        deserialise(message.value(), SerializationContext(topic, MessageField.VALUE)) for message in read_all(platform, topic)
-    ]
+    context = SerializationContext(topic, MessageField.VALUE)
+    with SchemaRegistryClient({"url": platform.stack.registry_url}) as registry:
+        deserialise = AvroDeserializer(registry)
+        return [deserialise(message.value(), context) for message in read_all(platform, topic)]

@@ -25,8 +25,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 class Start(BaseModel):
     """Body of ``POST /control/start``.
 
-    ``speed``: simulated seconds in one of wall time, 0 as fast as possible. ``batch_ms``: events that come within so much
-    wall time go into one webhook; vendors that stream ignore it.
+    ``speed``: simulated seconds in one of wall time, 0 as fast as possible. ``batch_ms``: events that come within so
+    much wall time go into one webhook; vendors that stream ignore it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -127,7 +127,7 @@ class Control:
             **{fault: tally.faults[fault] for fault in _FAULTS},
             "expected": dict(sorted(tally.expected.items())),
             "sent": dict(sorted(tally.sent.items())),
-            "missing": dict(sorted(tally.missing.items())),
+            "missing": dict(sorted((+tally.missing).items())),
             **self._status(),
         }
 

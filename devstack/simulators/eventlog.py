@@ -97,7 +97,7 @@ class EventLog:
         yield _HEARTBEAT  # so that the reader knows at once that the stream stands
         while cuts == self._cuts:
             entries, grown = self._entries, self._grown
-            frames = []
+            frames: list[bytes] = []
             while position < len(entries) and len(frames) < _FRAMES_A_WRITE:
                 if entries[position].stream in streams:
                     frames.append(self._frame(position))

@@ -1,9 +1,9 @@
 """Genesys Cloud CX as a process: ``python -m devstack.simulators.genesys``.
 
 - ``POST /login/oauth/token``: client credentials; scope ``streaming:read``.
-- ``GET /stream?topics=conversation,routing,interaction``: server-sent events. ``Last-Event-ID`` resumes after that event;
-  without it the stream begins at the first event of the replay. 401 bad token, 403 scope missing, 400 unknown topic,
-  412 ``cursor.unknown`` for a cursor that this process never gave.
+- ``GET /stream?topics=conversation,routing,interaction``: server-sent events. ``Last-Event-ID`` resumes after that
+  event; without it the stream begins at the first event of the replay. 401 bad token, 403 scope missing, 400 unknown
+  topic, 412 ``cursor.unknown`` for a cursor that this process never gave.
 - ``/control``: see :mod:`devstack.simulators.control`.
 
 "Sent" counts what was released on the stream, whoever was connected: who resumes gets it.
@@ -179,7 +179,7 @@ def make(arguments: argparse.Namespace) -> Simulator:
 
     async def release(event: Release) -> None:
         log.append(stream_of(event.occurrence.kind), event)
-        replay.tally.mark_sent(event.index, event.occurrence)
+        replay.tally.mark_sent(event.place, event.occurrence)
 
     replay = Replay(build_schedule(calls, of_call, of_status), misbehaviour, release, flush=log.publish)
     client = Client(arguments.client_id, arguments.client_secret, arguments.tenant, SCOPES)

@@ -19,6 +19,9 @@ _CHUNK = 200
 # The clock stops so long after the last event: whoever asks for what happened before "now" gets all of it.
 _AFTER_THE_LAST_MS = 1000
 
+# What became of an event; 0 is nothing yet.
+_SENT, _MISSING = 1, 2
+
 State = Literal["idle", "running", "done"]
 
 
@@ -26,13 +29,13 @@ class Release(NamedTuple):
     """One event as it goes out.
 
     Attributes:
-        index: Its place in the schedule.
+        place: Its place in the schedule.
         occurrence: What happened.
         fields: Changes to its message.
         signs_wrongly: Fault of its signature, if the vendor signs.
     """
 
-    index: int
+    place: int
     occurrence: Occurrence
     fields: Fields | None = None
     signs_wrongly: Literal["wrong", "unknown"] | None = None
@@ -52,18 +55,22 @@ class Tally:
         self.missing: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.sent_native = 0
-        self._was_sent = bytearray(len(schedule))
+        self._fates = bytearray(len(schedule))
 
     def mark_sent(self, index: int, occurrence: Occurrence) -> None:
         """The event is out: counted once, however often it goes out."""
-        if not self._was_sent[index]:
-            self._was_sent[index] = 1
-            self.sent_native += 1
-            self.sent.update(occurrence.canonical)
+        fate, self._fates[index] = self._fates[index], _SENT
+        if fate == _SENT:
+            return
+        if fate == _MISSING:  # another copy of it was given up before
+            self.missing.subtract(occurrence.canonical)
+        self.sent_native += 1
+        self.sent.update(occurrence.canonical)
 
     def mark_missing(self, index: int, occurrence: Occurrence) -> None:
         """The event will not go out any more; nothing if a copy of it did."""
-        if not self._was_sent[index]:
+        if not self._fates[index]:
+            self._fates[index] = _MISSING
             self.missing.update(occurrence.canonical)
 
 
@@ -124,8 +131,8 @@ class Replay:
             clock.advance(now_ms)
             await asyncio.sleep(0 if clock.is_unpaced else _TICK_S)
         clock.advance(clock.end_ms)
-        while clock.now_ms() < clock.end_ms:
-            await asyncio.sleep(_TICK_S)
+        if not clock.is_unpaced:
+            await asyncio.sleep((clock.end_ms - clock.now_ms()) / 1000 / clock.speed + _TICK_S)
         self._is_over = True
 
     async def _release_until(self, now_ms: int) -> None:

@@ -1,0 +1,171 @@
+"""A Prefect server of the stack's own, its process work pools and workers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
+
+from devstack.child import ChildProcess, Probe, http_probe
+from devstack.errors import StartError
+from devstack.ports import HOST
+from devstack.processes import ProcessTable
+from devstack.python import python_environment
+from devstack.server import Server
+
+# Long-running flows and scheduled ones: a full batch pool must not keep a stream from coming back. None: no limit.
+POOLS: dict[str, int | None] = {"streams": None, "batch": 2}
+
+# The first start of a server creates its database: 100 migrations.
+_START_SECONDS = 180.0
+_WORKER_SECONDS = 90.0
+_REQUEST_SECONDS = 10.0
+
+
+class PrefectServer(Server):
+    """A server with a home and an SQLite database in the stack's folder; flow runs and schedules outlive the process.
+
+    Args:
+        processes: who starts and ends it, and the workers.
+        folder: home and database.
+        port: where it listens; by default a free one is chosen.
+        limits: greatest number of flow runs at once by work pool, None for no limit.
+    """
+
+    label = "Prefect server"
+    remedy = "name another port for the local Prefect server"
+
+    def __init__(
+        self,
+        processes: ProcessTable,
+        folder: Path,
+        port: int | None = None,
+        limits: Mapping[str, int | None] | None = None,
+    ) -> None:
+        super().__init__(processes, folder, port)
+        self._limits = dict(POOLS if limits is None else limits)
+        self._workers: dict[str, ChildProcess] = {}
+
+    @property
+    def ui_url(self) -> str:
+        """Address of the UI, for people."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def api_url(self) -> str:
+        """Address of the API, for PREFECT_API_URL."""
+        return f"{self.ui_url}/api"
+
+    def environment(self) -> dict[str, str]:
+        """The owner's environment with Prefect's settings replaced by those of this server: for workers, flows, CLI."""
+        kept = {name: value for name, value in python_environment().items() if not name.startswith("PREFECT_")}
+        return kept | {
+            "PREFECT_HOME": str(self._folder),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_CLI_PROMPT": "false",
+            "PREFECT_CLI_COLORS": "false",
+            "PREFECT_LOGGING_COLORS": "false",
+            # How soon a worker sees that a run is due; the default of 10 s is meant for many workers on one server.
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+        }
+
+    def start_worker(self, pool: str, environment: Mapping[str, str] | None = None) -> ChildProcess:
+        """Start the worker of a work pool and wait until the server counts it as online.
+
+        Args:
+            pool: name of the pool.
+            environment: variables for the worker and the flow runs that it starts, beside those of ``environment()``.
+
+        Raises:
+            StartError: it does not come up.
+        """
+        name = f"worker-{pool}"
+        command = ["worker", "start", f"--pool={pool}", "--type=process", f"--name={name}", "--install-policy=never"]
+        self._workers[pool] = self._processes.start(
+            name,
+            [sys.executable, "-m", "prefect", *command],
+            environment=self.environment() | dict(environment or {}),
+            probe=self._online(pool),
+            deadline_s=_WORKER_SECONDS,
+        )
+        return self._workers[pool]
+
+    def stop_workers(self) -> None:
+        """Stop the workers and the flow runs that they started."""
+        for worker in self._workers.values():
+            worker.stop()
+        self._workers.clear()
+
+    def run_cli(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        """Run ``prefect ARGUMENTS`` against this server in the owner's working folder, e.g. ``deploy --all``.
+
+        Raises:
+            StartError: it failed; the message shows the end of its output.
+        """
+        self._processes.run(
+            name,
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+            environment=self.environment() | dict(environment or {}),
+            folder=Path.cwd(),
+            deadline_s=_START_SECONDS,
+        )
+
+    def _launch(self) -> ChildProcess:
+        settings = {
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._folder / 'prefect.db'}",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            # Else the server writes its UI's files into the installed package.
+            "PREFECT_UI_STATIC_DIRECTORY": str(self._folder / "ui"),
+            # In memory, the default, a restart of the server ends every run that holds a concurrency slot.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        }
+        child = self._processes.start(
+            "prefect-server",
+            [sys.executable, "-m", "prefect", "server", "start", f"--host={HOST}", f"--port={self.port}"],
+            environment=self.environment() | settings,
+            folder=self._folder,
+            probe=http_probe(f"{self.api_url}/ready"),
+            deadline_s=_START_SECONDS,
+        )
+        for pool, limit in self._limits.items():
+            self._ensure_pool(pool, limit)
+        return child
+
+    @retry(
+        retry=retry_if_exception_type(httpx.TransportError),
+        stop=stop_after_attempt(3),
+        wait=wait_fixed(1),
+        reraise=True,
+    )
+    def _ensure_pool(self, pool: str, limit: int | None) -> None:
+        body = {"name": pool, "type": "process", "concurrency_limit": limit}
+        with httpx.Client(base_url=self.api_url, timeout=_REQUEST_SECONDS, trust_env=False) as client:
+            answer = client.post("/work_pools/", json=body)
+            if answer.status_code == httpx.codes.CONFLICT:
+                answer = client.patch(f"/work_pools/{pool}", json={"concurrency_limit": limit})
+        if answer.is_error:
+            msg = f"work pool {pool}: the Prefect server answered {answer.status_code}: {answer.text[:500]}"
+            raise StartError(msg)
+
+    def _online(self, pool: str) -> Probe:
+        """True once a worker has sent a heartbeat that is newer than this call."""
+        before = self._heartbeats(pool)
+
+        def probe() -> bool:
+            return bool(self._heartbeats(pool) - before)
+
+        return probe
+
+    def _heartbeats(self, pool: str) -> set[str]:
+        url = f"{self.api_url}/work_pools/{pool}/workers/filter"
+        try:
+            answer = httpx.post(url, json={}, timeout=_REQUEST_SECONDS, trust_env=False)
+            workers = answer.json() if answer.is_success else []
+        except (httpx.HTTPError, ValueError):
+            return set()
+        return {f"{worker['name']} {worker['last_heartbeat_time']}" for worker in workers}

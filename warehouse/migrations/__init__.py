@@ -1,0 +1,1 @@
+"""Versioned migrations of the warehouse, for DuckDB and PostgreSQL alike."""

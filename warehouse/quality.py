@@ -1,0 +1,26 @@
+"""Hard rules, checked by SQL inside a load's transaction: a breach undoes the load and keeps the previous data."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from warehouse.errors import QualityError
+from warehouse.statements import statements
+
+
+def check(connection: sa.Connection, group: str, **values: object) -> None:
+    """Run the rules ``<group>.<rule>`` of ``sql/rules.sql``; each counts what breaks it.
+
+    Raises:
+        QualityError: the first rule that is broken, with the count.
+    """
+    for name, statement in statements("rules").items():
+        if name.partition(".")[0] != group:
+            continue
+        bound = {key: values[key] for key in statement._bindparams}  # noqa: SLF001 (as in statements.run)
+        broken = connection.execute(statement, bound).scalar_one()
+        if broken:
+            msg = f"rule {name}: {broken} breaches; the load was undone, see warehouse/sql/rules.sql for the rule"
+            raise QualityError(msg, rule=name)
+
+

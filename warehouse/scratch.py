@@ -1,0 +1,87 @@
+"""Temporary tables of the loads: they live in the writer's connection and vanish with it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Column, MetaData, Table, Text
+
+from warehouse import tables
+
+_metadata = MetaData()
+
+
+def _scratch(name: str, *columns: Column[str] | Column[int]) -> Table:
+    return Table(name, _metadata, *columns, prefixes=["TEMPORARY"])
+
+
+def _copy_of_events() -> list[Column[str] | Column[int]]:
+    return [
+        Column(column.name, column.type, nullable=column.nullable)
+        for column in tables.events.c
+        if column.name != "load_id"
+    ]
+
+
+staged_events = _scratch("staged_events", Column("staged_no", BigInteger), *_copy_of_events())
+"""Rows of a batch of landing files, typed. ``staged_no`` tells equal rows apart."""
+
+conversation_scope = _scratch(
+    "conversation_scope", Column("vendor", Text), Column("tenant_id", Text), Column("conversation_id", Text)
+)
+"""Conversations whose facts are wanted."""
+
+queue_facts = _scratch(
+    "queue_facts",
+    Column("vendor", Text),
+    Column("tenant_id", Text),
+    Column("conversation_id", Text),
+    Column("kind", Text),  # offered, answered, abandoned, flowed_out, handled
+    Column("at_ms", BigInteger),
+    Column("event_id", Text),
+    Column("queue_id", Text),
+    Column("agent_id", Text),
+    Column("media_type", Text),
+    Column("outcome", Text),
+    Column("wait_ms", BigInteger),  # NULL: unknown
+    Column("talk_ms", BigInteger),
+    Column("hold_ms", BigInteger),
+    Column("acw_ms", BigInteger),
+)
+"""What completes at an instant, for the conversations in scope."""
+
+queue_scope = _scratch(
+    "queue_scope", Column("vendor", Text), Column("tenant_id", Text), Column("interval_ms", BigInteger)
+)
+"""Intervals of a tenant whose queue cells are rebuilt; unique."""
+
+agent_scope = _scratch(
+    "agent_scope",
+    Column("vendor", Text),
+    Column("tenant_id", Text),
+    Column("agent_id", Text),
+    Column("interval_ms", BigInteger),
+)
+"""Intervals of an agent whose cell is rebuilt; may repeat."""
+
+agent_windows = _scratch(
+    "agent_windows",
+    Column("vendor", Text),
+    Column("tenant_id", Text),
+    Column("agent_id", Text),
+    Column("from_ms", BigInteger),
+    Column("to_ms", BigInteger),
+)
+"""``agent_scope`` as windows that do not overlap, of agents that ever reported a status."""
+
+
+def renew(connection: sa.Connection, *wanted: Table) -> None:
+    """Make the temporary tables anew, empty."""
+    for table in wanted:
+        drop(connection, table)
+        table.create(connection, checkfirst=False)
+
+
+def drop(connection: sa.Connection, *unwanted: Table) -> None:
+    """Drop temporary tables if they are there."""
+    for table in unwanted:
+        connection.execute(sa.schema.DropTable(table, if_exists=True))

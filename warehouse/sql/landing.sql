@@ -1,0 +1,40 @@
+-- Reading landing files, by DuckDB whatever the warehouse is.
+
+-- name: select
+-- Numbers longer than 12 digits (31 years of ms) and instants outside 1970 to 9999 are no measurements: NULL.
+-- A map's value is text; what is not a whole number in decimal is NULL.
+SELECT
+    row_number() OVER () AS staged_no,
+    event_id,
+    vendor,
+    tenant_id,
+    event_type,
+    CASE WHEN timestamp >= 0 AND timestamp < 253402300800000 THEN make_timestamptz(timestamp * 1000) END AS timestamp,
+    timestamp AS timestamp_ms,
+    payload['conversation_id'] AS conversation_id,
+    payload['parent_conversation_id'] AS parent_conversation_id,
+    payload['queue_id'] AS queue_id,
+    payload['agent_id'] AS agent_id,
+    payload['media_type'] AS media_type,
+    payload['direction'] AS direction,
+    payload['ani'] AS ani,
+    payload['dnis'] AS dnis,
+    payload['outcome'] AS outcome,
+    payload['agent_status'] AS agent_status,
+    payload['end_reason'] AS end_reason,
+    payload['wrapup_code'] AS wrapup_code,
+    TRY_CAST(regexp_extract(payload['wait_ms'], '^-?[0-9]{1,12}$') AS BIGINT) AS wait_ms,
+    TRY_CAST(regexp_extract(payload['talk_ms'], '^-?[0-9]{1,12}$') AS BIGINT) AS talk_ms,
+    TRY_CAST(regexp_extract(payload['hold_ms'], '^-?[0-9]{1,12}$') AS BIGINT) AS hold_ms,
+    TRY_CAST(regexp_extract(payload['acw_ms'], '^-?[0-9]{1,12}$') AS BIGINT) AS acw_ms,
+    TRY_CAST(regexp_extract(payload['duration_ms'], '^-?[0-9]{1,12}$') AS BIGINT) AS duration_ms,
+    CAST(to_json(payload) AS VARCHAR) AS payload,
+    CAST(to_json(metadata) AS VARCHAR) AS metadata,
+    _topic AS topic,
+    _partition AS "partition",
+    _offset AS "offset",
+    CASE
+        WHEN _published_at >= 0 AND _published_at < 253402300800000 THEN make_timestamptz(_published_at * 1000)
+    END AS published_at
+FROM read_parquet(:files)
+WHERE timestamp >= :low AND timestamp <= :high
