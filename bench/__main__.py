@@ -47,7 +47,7 @@ def main() -> int:
         facts = machine.describe(Path(folder))
         console.print(
             f"{facts['cores']} cores {facts['cpu']}, Python {facts['python']}, {facts['system']}; "
-            f"{facts['file_system']}, fsync {facts['fsync_ms']} ms; load before: {facts['load_1min_before']}"
+            f"{facts['file_system']}, fsync {facts['fsync_ms']} ms; busy before: {facts['busy_before_percent']} %"
         )
         with Lab(Path(folder), Console(stderr=True, highlight=False)) as lab:
             for name in arguments.names or BENCHMARKS:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import NamedTuple
 
-import httpx
+import psutil
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from bench.harness import Figure, Goal
 from bench.lab import Lab
-from bench.load import LoadResult, run_load
+from bench.load import TENANT, LoadResult, run_load
 from bench.messages import cxone_tenant
 from bench.peers.fastapi_aiokafka import TOPIC
 from devstack.ports import free_port
+from streaming.spool.schema import spool_files
 
 CONNECTIONS = 64
 _SECONDS = 4.0
@@ -36,45 +39,62 @@ def run(lab: Lab, rounds: int) -> list[Figure]:
     """
     _make_topic(lab.stack.bootstrap_servers)
     with ExitStack() as running:
-        receiver = _receiver(lab, running, "ack")
-        peer = free_port()
-        arguments = ["uvicorn", "bench.peers.fastapi_aiokafka:app", "--host", "127.0.0.1", "--port", str(peer)]
+        receiver_port = free_port()
+        config = _configure(lab, "ack", receiver_port, free_port())
+        receiver = running.enter_context(lab.service("cxone-receiver", config, receiver_port))
+        peer_port, bare_port = free_port(), free_port()
+        arguments = ["uvicorn", "bench.peers.fastapi_aiokafka:app", "--host", "127.0.0.1", "--port", str(peer_port)]
         options = ["--loop", "uvloop", "--http", "httptools", "--workers", "1", "--no-access-log"]
-        running.enter_context(lab.module("peer-fastapi", [*arguments, *options], peer))
-        bare = free_port()
-        running.enter_context(lab.module("peer-no-work", ["bench.peers.no_work", str(bare)], bare))
+        peer = running.enter_context(lab.module("peer-fastapi", [*arguments, *options], peer_port))
+        bare = running.enter_context(lab.module("peer-no-work", ["bench.peers.no_work", str(bare_port)], bare_port))
         drained = _DrainedReceiver(lab, running)
+        sides: list[Callable[[int], _Measured]] = [
+            lambda number: _load(receiver.pid, receiver_port, number),
+            lambda number: _load(peer.pid, peer_port, number),
+            lambda number: _load(bare.pid, bare_port, number),
+            drained.load,
+        ]
+        # A round that does not count: the broker's compiler and every cache have seen the work once.
+        results = [[side(number) for side in sides] for number in range(rounds + 1)][1:]
+    return _figures(*(list(column) for column in zip(*results, strict=True)))
 
-        def load(port: int) -> Callable[[int], LoadResult]:
-            return lambda number: run_load(
-                port, seconds=_SECONDS, warm_up=_WARM_UP, connections=CONNECTIONS, round_number=number
-            )
 
-        sides = [load(receiver), load(peer), load(bare), drained.load]
-        results: list[list[LoadResult]] = [[] for _ in sides]
-        for number in range(rounds):
-            for side, measured in zip(sides, results, strict=True):
-                measured.append(side(number))
-    return _figures(*results)
+class _Measured(NamedTuple):
+    """One side in one round."""
+
+    load: LoadResult
+    cpu_us: float  # of the server's process, an answer
+
+
+def _load(pid: int, port: int, number: int) -> _Measured:
+    server = psutil.Process(pid)
+    before = server.cpu_times()
+    load = run_load(port, seconds=_SECONDS, warm_up=_WARM_UP, connections=CONNECTIONS, round_number=number)
+    after = server.cpu_times()
+    return _Measured(load, (after.user + after.system - before.user - before.system) * 1e6 / load.answers)
 
 
 def _figures(
-    ours: list[LoadResult], peer: list[LoadResult], bare: list[LoadResult], draining: list[LoadResult]
+    ours: list[_Measured], peer: list[_Measured], bare: list[_Measured], draining: list[_Measured]
 ) -> list[Figure]:
-    def rates(results: list[LoadResult]) -> list[float]:
-        return [result.per_second for result in results]
+    def rates(results: list[_Measured]) -> list[float]:
+        return [result.load.per_second for result in results]
 
-    def p50(results: list[LoadResult]) -> list[float]:
-        return [result.p50_ms for result in results]
+    def p50(results: list[_Measured]) -> list[float]:
+        return [result.load.p50_ms for result in results]
 
-    def p99(results: list[LoadResult]) -> list[float]:
-        return [result.p99_ms for result in results]
+    def p99(results: list[_Measured]) -> list[float]:
+        return [result.load.p99_ms for result in results]
+
+    def cpu(results: list[_Measured]) -> list[float]:
+        return [result.cpu_us for result in results]
 
     goal = Goal(2.0, "ratio", "at least")
     return [
         Figure("durable acks", "req/s", rates(ours), "more", _PEER, rates(peer), goal),
         Figure("ack p50", "ms", p50(ours), "less", _PEER, p50(peer)),
         Figure("ack p99", "ms", p99(ours), "less", _PEER, p99(peer)),
+        Figure("server's CPU", "µs/req", cpu(ours), "less", _PEER, cpu(peer)),
         Figure("durable acks", "req/s", rates(ours), "more", _BARE, rates(bare)),
         Figure("ack p99", "ms", p99(ours), "less", _BARE, p99(bare)),
         Figure("while draining", "req/s", rates(draining), "more", _PEER, rates(peer)),
@@ -82,18 +102,12 @@ def _figures(
     ]
 
 
-def _receiver(lab: Lab, running: ExitStack, name: str) -> int:
-    port = free_port()
-    running.enter_context(lab.service("cxone-receiver", _configure(lab, name, port, free_port()), port))
-    return port
-
-
 def _configure(lab: Lab, name: str, port: int, publisher_port: int) -> Path:
     # Nobody listens at the vendor's address: agent states are not part of this.
     return lab.configure(
         name,
         f"[receiver]\nport = {port}\n[health]\ncxone_publisher = {publisher_port}\n"
-        "[spool]\nmax_bytes_per_tenant = 8000000000\n" + cxone_tenant("http://127.0.0.1:9"),
+        "[spool]\nmax_bytes_per_tenant = 8000000000\n" + cxone_tenant(TENANT, "http://127.0.0.1:9"),
     )
 
 
@@ -104,35 +118,30 @@ class _DrainedReceiver:
         self._lab = lab
         self._port, self._publisher_port = free_port(), free_port()
         self._config = _configure(lab, "ack-drained", self._port, self._publisher_port)
-        running.enter_context(lab.service("cxone-receiver", self._config, self._port))
+        self._receiver = running.enter_context(lab.service("cxone-receiver", self._config, self._port))
 
-    def load(self, number: int) -> LoadResult:
+    def load(self, number: int) -> _Measured:
         with self._lab.service("cxone-publisher", self._config, self._publisher_port):
-            result = run_load(
-                self._port, seconds=_SECONDS, warm_up=_WARM_UP, connections=CONNECTIONS, round_number=number
-            )
+            result = _load(self._receiver.pid, self._port, number)
             self._wait_until_drained()
         return result
 
     def _wait_until_drained(self) -> None:
         """The next round begins with an empty spool: what it had to store is on the bus."""
         deadline = time.monotonic() + _DRAIN_SECONDS
-        while _counter(self._publisher_port, "ccaas_cxone_spool_in_flight") or not self._is_idle():
+        while self._waiting_rows():
             if time.monotonic() > deadline:
-                msg = f"the publisher has not drained the spool in {_DRAIN_SECONDS:.0f} s"
+                msg = f"the publisher has not drained {self._waiting_rows()} rows in {_DRAIN_SECONDS:.0f} s"
                 raise TimeoutError(msg)
             time.sleep(0.1)
 
-    def _is_idle(self) -> bool:
-        before = _counter(self._publisher_port, "ccaas_events_published_total")
-        time.sleep(0.3)
-        return before == _counter(self._publisher_port, "ccaas_events_published_total")
-
-
-def _counter(port: int, name: str) -> float:
-    """Sum of a metric over its labels."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).text
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+    def _waiting_rows(self) -> int:
+        rows = 0
+        for file in spool_files(self._config.parent / "spool"):
+            with closing(sqlite3.connect(file)) as database:
+                (found,) = database.execute("SELECT sum(written_rows - drained_rows) FROM tenant").fetchone()
+            rows += found or 0
+        return rows
 
 
 def _make_topic(bootstrap_servers: str) -> None:

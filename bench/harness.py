@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -129,8 +130,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
         ordered: values in ascending order, at least one.
         share: 0 < share ≤ 1.
     """
-    rank = -int(-share * len(ordered) // 1)
-    return ordered[max(rank, 1) - 1]
+    return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
 
 
 def _short(value: float) -> str:

@@ -14,7 +14,8 @@ from confluent_kafka import Consumer
 
 from bench.harness import Figure, Goal, percentile
 from bench.lab import Lab
-from bench.messages import TENANT, cxone_tenant, genesys_tenant
+from bench.messages import cxone_tenant, genesys_tenant
+from bench.vendor import TENANT
 from devstack.ports import free_port
 from schemas.codec import Decoder
 from schemas.registry import Registry
@@ -91,8 +92,8 @@ def _start(lab: Lab, running: ExitStack) -> int:
     config = lab.configure(
         "latency",
         f"[receiver]\nport = {receiver}\n[health]\ncxone_publisher = {publisher}\ngenesys_ingest = {ingest}\n"
-        + genesys_tenant(url)
-        + cxone_tenant(url),
+        + genesys_tenant(TENANT, url)
+        + cxone_tenant(TENANT, url),
     )
     running.enter_context(lab.module("vendor", ["bench.vendor", str(vendor), str(receiver)], vendor))
     for name, port in (("cxone-receiver", receiver), ("cxone-publisher", publisher), ("genesys-ingest", ingest)):

@@ -21,6 +21,7 @@ from bench.wire import Connection
 
 # Different bodies: no cache on the way may profit from seeing one again and again.
 _CALLS = 128
+TENANT = "bench-ack"
 _EXPECTED = b'{"status":"accepted"}'
 _DRAIN_SECONDS = 10.0
 
@@ -87,7 +88,7 @@ class _Load:
 
 async def _main(port: int, seconds: float, warm_up: float, connections: int, round_number: int) -> LoadResult:
     first = round_number * _CALLS
-    requests = [webhook_request(message) for number in range(_CALLS) for message in cxone_call(first + number)]
+    requests = [webhook_request(TENANT, message) for number in range(_CALLS) for message in cxone_call(first + number)]
     load = _Load(requests, warm_up, seconds)
     await load.run(port, connections)
     ordered = sorted(load.latencies)

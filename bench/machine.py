@@ -41,7 +41,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "file_system": file_system(folder),
         "fsync_ms": round(_fsync_ms(folder), 3),
-        "load_1min_before": round(psutil.getloadavg()[0], 2),
+        "busy_before_percent": psutil.cpu_percent(interval=2.0),
     }
 
 

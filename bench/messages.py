@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 
-TENANT = "bench"
 SECRET = "bench-hmac"
 BEARER = "bench-bearer"
 
@@ -94,30 +93,30 @@ def cxone_call(number: int) -> list[dict[str, Any]]:
     ]
 
 
-def webhook_request(message: dict[str, Any]) -> bytes:
+def webhook_request(tenant_id: str, message: dict[str, Any]) -> bytes:
     """A whole HTTP request with a webhook's body, signed now with the HMAC scheme."""
     body, timestamp = orjson.dumps(message), str(int(time.time()))
     digest = hmac.new(SECRET.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
     head = (
-        f"POST /cxone/webhook/{TENANT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"POST /cxone/webhook/{tenant_id} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {BEARER}\r\nX-CXone-Timestamp: {timestamp}\r\nX-CXone-Signature: sha256={digest}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-def cxone_tenant(vendor_url: str) -> str:
+def cxone_tenant(tenant_id: str, vendor_url: str) -> str:
     """Settings of the CXone tenant, as TOML; the vendor answers token and agent-state requests at ``vendor_url``."""
     return (
-        f'[[tenants]]\ntenant_id = "{TENANT}"\nvendor = "cxone"\n[tenants.connection]\n'
+        f'[[tenants]]\ntenant_id = "{tenant_id}"\nvendor = "cxone"\n[tenants.connection]\n'
         f'token_url = "{vendor_url}/token"\napi_url = "{vendor_url}"\nclient_id = "i"\nclient_secret = "s"\n'
         f'webhook_tokens = ["{BEARER}"]\nsignature = "hmac"\nhmac_secret = "{SECRET}"\n'
     )
 
 
-def genesys_tenant(vendor_url: str) -> str:
+def genesys_tenant(tenant_id: str, vendor_url: str) -> str:
     """Settings of the Genesys tenant, as TOML."""
     return (
-        f'[[tenants]]\ntenant_id = "{TENANT}"\nvendor = "genesys"\n[tenants.connection]\n'
+        f'[[tenants]]\ntenant_id = "{tenant_id}"\nvendor = "genesys"\n[tenants.connection]\n'
         f'token_url = "{vendor_url}/token"\nstream_url = "{vendor_url}/stream"\nclient_id = "i"\nclient_secret = "s"\n'
     )

@@ -9,7 +9,7 @@ import orjson
 
 from bench.harness import Figure, Goal
 from bench.lab import Lab
-from bench.messages import TENANT, cxone_call, genesys_call
+from bench.messages import cxone_call, genesys_call
 from bench.peers import naive
 from schemas.canonical import latest_schema
 from schemas.codec import Encoder
@@ -19,6 +19,7 @@ from streaming.vendors.cxone.messages import normalise_body
 _CALLS = 300
 _PASSES = 5
 _SCHEMA_ID = 1
+_TENANT = "bench-normalise"
 
 Work = Callable[[], int]
 """Handles all messages once and gives the number of canonical events."""
@@ -65,11 +66,11 @@ def _ours(genesys: list[bytes], cxone: list[bytes]) -> Work:
     def work() -> int:
         events = 0
         for raw in genesys:
-            for event in from_stream(raw, TENANT):
+            for event in from_stream(raw, _TENANT):
                 encode(event)
                 events += 1
         for body in cxone:
-            for event in normalise_body(webhooks, body, TENANT).events:
+            for event in normalise_body(webhooks, body, _TENANT).events:
                 encode(event)
                 events += 1
         return events
@@ -83,11 +84,11 @@ def _naive(genesys: list[bytes], cxone: list[bytes]) -> Work:
     def work() -> int:
         events = 0
         for raw in genesys:
-            for event in naive.genesys(raw, TENANT):
+            for event in naive.genesys(raw, _TENANT):
                 encode(event)
                 events += 1
         for body in cxone:
-            for event in naive.cxone(body, TENANT):
+            for event in naive.cxone(body, _TENANT):
                 encode(event)
                 events += 1
         return events
@@ -98,10 +99,10 @@ def _naive(genesys: list[bytes], cxone: list[bytes]) -> Work:
 def _require_equal_results(genesys: list[bytes], cxone: list[bytes]) -> None:
     """A ratio says something only if both did the same work."""
     from_stream, webhooks = normaliser("genesys").normalise, normaliser("cxone")
-    ours = [from_stream(raw, TENANT) for raw in genesys] + [
-        normalise_body(webhooks, raw, TENANT).events for raw in cxone
+    ours = [from_stream(raw, _TENANT) for raw in genesys] + [
+        normalise_body(webhooks, raw, _TENANT).events for raw in cxone
     ]
-    plain = [naive.genesys(raw, TENANT) for raw in genesys] + [naive.cxone(raw, TENANT) for raw in cxone]
+    plain = [naive.genesys(raw, _TENANT) for raw in genesys] + [naive.cxone(raw, _TENANT) for raw in cxone]
     for raw, own, other in zip([*genesys, *cxone], ours, plain, strict=True):
         if own != other:
             msg = (

@@ -29,6 +29,7 @@ from bench.wire import Connection
 _CONNECTIONS = 64
 _EXPECTED = b'{"status":"accepted"}'
 _WAIT_SECONDS = 20.0
+TENANT = "bench-latency"
 _KINDS = ("started", "queued", "assigned")
 
 
@@ -167,7 +168,7 @@ async def _send(stream: Stream, webhooks: Webhooks, rate: int, numbers: range) -
         if index % 2 == 0:
             stream.send(_genesys(kind, number, stamp))
         else:
-            webhooks.send(webhook_request(_cxone(kind, number, stamp)))
+            webhooks.send(webhook_request(TENANT, _cxone(kind, number, stamp)))
 
 
 def _genesys(kind: str, number: int, stamp: dict[str, int]) -> dict[str, Any]:

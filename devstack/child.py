@@ -97,7 +97,7 @@ class ChildProcess:
         if not self._wait(deadline_s):
             descendants = self._descendants() or descendants
             self.kill()
-        guard.end_processes(process for process in descendants if process.is_running())
+        guard.end_processes(descendants)
 
     def kill(self) -> None:
         """SIGKILL to its process group, as in a crash; descendants in other groups stay, orphaned."""

@@ -13,6 +13,7 @@ import contextlib
 import os
 import select
 import sys
+import time
 from collections.abc import Iterable
 
 import psutil
@@ -24,6 +25,7 @@ KILL_SECONDS = 2.0
 # A worker may start another process between our look and its end; a handful of rounds catches these.
 _ROUNDS = 5
 _OWNER_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.02
 
 
 def marked_processes(stack_id: str) -> list[psutil.Process]:
@@ -45,18 +47,18 @@ def end_processes(processes: Iterable[psutil.Process]) -> None:
     for process in listed:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    _, alive = psutil.wait_procs(listed, timeout=TERM_SECONDS)
+    alive = _wait_for_end(listed, TERM_SECONDS)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(alive, timeout=KILL_SECONDS)
+    _wait_for_end(alive, KILL_SECONDS)
 
 
 def sweep(stack_id: str) -> int:
     """End every process of the stack. Returns how many were found."""
     total = 0
     for _ in range(_ROUNDS):
-        found = [process for process in marked_processes(stack_id) if not _is_zombie(process)]
+        found = [process for process in marked_processes(stack_id) if is_alive(process)]
         if not found:
             break
         total += len(found)
@@ -64,11 +66,20 @@ def sweep(stack_id: str) -> int:
     return total
 
 
-def _is_zombie(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs. A zombie has ended; that its parent does not collect it is not our concern."""
     try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
-        return True
+        return False
+
+
+def _wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until all have ended (psutil's own wait counts zombies as running). Returns those that have not."""
+    end = time.monotonic() + seconds
+    while (alive := [process for process in processes if is_alive(process)]) and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
+    return alive
 
 
 def _wait_for_owner(owner: int) -> None:

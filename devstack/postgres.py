@@ -1,7 +1,7 @@
 """PostgreSQL 16 from the ``pgserver`` wheel, for tests and for trying the platform on it.
 
-The wheel's own launcher is not used: as root it adds a system user and opens every folder above the program to all, both
-for good. Its programs are run here like any other child.
+The wheel's own launcher is not used: as root it adds a system user and opens every folder above the program to
+all, both for good. Its programs are run here like any other child.
 """
 
 from __future__ import annotations

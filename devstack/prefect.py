@@ -10,7 +10,7 @@ import httpx
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from devstack.child import ChildProcess, Probe, http_probe
-from devstack.errors import StartError
+from devstack.errors import StackError, StartError
 from devstack.ports import HOST
 from devstack.processes import ProcessTable
 from devstack.python import python_environment
@@ -93,6 +93,17 @@ class PrefectServer(Server):
             probe=self._online(pool),
             deadline_s=_WORKER_SECONDS,
         )
+        return self._workers[pool]
+
+    def worker(self, pool: str) -> ChildProcess:
+        """The worker of a pool that was started.
+
+        Raises:
+            StackError: none was.
+        """
+        if pool not in self._workers:
+            msg = f"no worker was started for the work pool {pool}"
+            raise StackError(msg)
         return self._workers[pool]
 
     def stop_workers(self) -> None:

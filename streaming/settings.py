@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -211,6 +212,18 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the TOML file."""
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file()))
+
+    @classmethod
+    def from_file(cls, file: Path) -> Self:
+        """Settings of another file than the one in force; its values are over the environment here.
+
+        Raises:
+            ConfigurationError: see :func:`load_settings`.
+        """
+        try:
+            return cls(**tomllib.loads(file.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            raise ConfigurationError(describe(error, str(file))) from None
 
     @property
     def spool_dir(self) -> Path:

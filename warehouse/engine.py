@@ -1,8 +1,8 @@
 """Opening the warehouse: one writer at a time, readers beside it.
 
-DuckDB lets one process write, and an open writer shuts out readers (and the other way round). So a load opens the file
-briefly under a file lock, and readers open a copy that replaces the last one atomically. PostgreSQL needs no copy; there an
-advisory lock keeps the order of load numbers.
+DuckDB lets one process write, and an open writer shuts out readers (and the other way round). So a load opens the
+file briefly under a file lock, and readers open a copy that replaces the last one atomically. PostgreSQL needs no copy;
+there an advisory lock keeps the order of load numbers.
 """
 
 from __future__ import annotations

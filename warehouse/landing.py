@@ -1,6 +1,7 @@
 """The landing zone as the loads see it: immutable Parquet files, some perhaps broken.
 
-A file that can't be read is moved to ``quarantine/`` below the landing folder, with its reason beside it, and the rest loads.
+A file that can't be read is moved to ``quarantine/`` below the landing folder, with its reason beside it, and the rest
+loads.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class BrokenFileError(Exception):
 def list_files(landing_dir: Path, known: set[str]) -> list[tuple[str, Path]]:
     """Files not in ``known``, in the order of writing (the time in their names), temporary ones left out.
 
-    The order decides nothing but which of two different rows with one id stays; within a partition it is that of offsets.
+    The order decides nothing but which of two different rows with one id stays; within a partition it is that of
+    offsets.
     """
     found = [
         (path.relative_to(landing_dir).as_posix(), path)

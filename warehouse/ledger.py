@@ -111,9 +111,7 @@ def _next_id(connection: sa.Connection) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def _record(
-    connection: sa.Connection, run: LoadRun, status: str, error: str | None, started_at: datetime
-) -> None:
+def _record(connection: sa.Connection, run: LoadRun, status: str, error: str | None, started_at: datetime) -> None:
     connection.execute(
         sa.insert(tables.load_runs),
         {
@@ -139,6 +137,6 @@ def _record_failure(connection: sa.Connection, run: LoadRun, error: Exception, s
         with connection.begin():
             run.load_id = _next_id(connection)
             _record(connection, run, "failed", f"{type(error).__name__}: {error}"[:2000], started_at)
-    except sa.exc.SQLAlchemyError as second:
+    except sa.exc.SQLAlchemyError:
         # With the disk full or the database gone the ledger can't be written either; the first error counts.
-        log.error("failed load is not in the ledger", dataset=run.dataset, error=str(second))
+        log.exception("failed load is not in the ledger", dataset=run.dataset)

@@ -1,8 +1,8 @@
 """Load ``events``: landing files in, every canonical event once.
 
 By arrival: files that no load has taken yet. By window: everything the landing zone holds of a span of event time, for
-backfills. A batch of files is one transaction with its ledger row, file names and offsets, so an interrupted load leaves
-whole batches only, and a second run goes on behind them.
+backfills. A batch of files is one transaction with its ledger row, file names and offsets, so an interrupted load
+leaves whole batches only, and a second run goes on behind them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ BATCH_FILES = 2_000
 def load_events(warehouse: Warehouse, *, run_id: str, batch_rows: int = BATCH_ROWS) -> LoadResult:
     """Load the landing files that are not loaded yet. Again, or twice at once, changes nothing.
 
-    Of two rows with one ``event_id`` the one that was loaded first stays; within a batch the lowest topic, partition and
-    offset. The bus keys by ``event_id``, so both lie on one partition and the first published stays.
+    Of two rows with one ``event_id`` the one that was loaded first stays; within a batch the lowest topic, partition
+    and offset. The bus keys by ``event_id``, so both lie on one partition and the first published stays.
 
     Args:
         warehouse: the warehouse, migrated.
@@ -43,7 +43,7 @@ def load_events(warehouse: Warehouse, *, run_id: str, batch_rows: int = BATCH_RO
     with writer(warehouse) as connection:
         files, quarantined = _new_files(connection, warehouse)
         rows = read = taken = 0
-        load_ids = []
+        load_ids: list[int] = []
         for batch in landing.batches(files, batch_rows, BATCH_FILES):
             good, staged, broken = _stage_good(connection, warehouse, batch)
             quarantined += broken
@@ -65,11 +65,13 @@ def load_events(warehouse: Warehouse, *, run_id: str, batch_rows: int = BATCH_RO
     )
 
 
-def load_events_window(warehouse: Warehouse, window: Window, *, run_id: str, batch_rows: int = BATCH_ROWS) -> LoadResult:
+def load_events_window(
+    warehouse: Warehouse, window: Window, *, run_id: str, batch_rows: int = BATCH_ROWS
+) -> LoadResult:
     """Replace the events of a window by what the landing zone holds of it.
 
-    An event that the landing zone no longer holds (it expires sooner than the warehouse) stays. Any window does, on the grid
-    or off it. Load the intervals of the window afterwards, by window or by arrival.
+    An event that the landing zone no longer holds (it expires sooner than the warehouse) stays. Any window does, on the
+    grid or off it. Load the intervals of the window afterwards, by window or by arrival.
 
     Raises:
         WarehouseBusyError: another load kept the lock.
@@ -78,7 +80,7 @@ def load_events_window(warehouse: Warehouse, window: Window, *, run_id: str, bat
     with writer(warehouse) as connection:
         files, quarantined = _inspected(connection, warehouse, landing.list_files(warehouse.landing_dir, set()))
         rows = read = taken = 0
-        load_ids = []
+        load_ids: list[int] = []
         for batch in landing.batches(files, batch_rows, BATCH_FILES):
             good, staged, broken = _stage_good(connection, warehouse, batch, window)
             quarantined += broken

@@ -17,10 +17,8 @@ def check(connection: sa.Connection, group: str, **values: object) -> None:
     for name, statement in statements("rules").items():
         if name.partition(".")[0] != group:
             continue
-        bound = {key: values[key] for key in statement._bindparams}  # noqa: SLF001 (as in statements.run)
+        bound = {key: values[key] for key in statement._bindparams}
         broken = connection.execute(statement, bound).scalar_one()
         if broken:
             msg = f"rule {name}: {broken} breaches; the load was undone, see warehouse/sql/rules.sql for the rule"
             raise QualityError(msg, rule=name)
-
-

@@ -1,7 +1,7 @@
 """Landing files into the temporary table ``staged_events``: the one step that differs between the engines.
 
-DuckDB reads Parquet in place. For PostgreSQL an embedded DuckDB reads the files with the same statement and its result goes
-through COPY as CSV, so both engines get the same typed rows.
+DuckDB reads Parquet in place. For PostgreSQL an embedded DuckDB reads the files with the same statement and its result
+goes through COPY as CSV, so both engines get the same typed rows.
 """
 
 from __future__ import annotations
@@ -54,14 +54,12 @@ def stage(
     return int(connection.execute(sa.select(sa.func.count()).select_from(scratch.staged_events)).scalar_one())
 
 
-def _copy(
-    connection: sa.Connection, warehouse: Warehouse, select: sa.TextClause, values: dict[str, object]
-) -> None:
+def _copy(connection: sa.Connection, warehouse: Warehouse, select: sa.TextClause, values: dict[str, object]) -> None:
     engine = sa.create_engine(
         "duckdb:///:memory:", poolclass=NullPool, connect_args={"config": warehouse.duckdb_config()}
     )
     options = pa_csv.WriteOptions(include_header=False)
-    copy_rows = connection.connection.cursor().copy  # type: ignore[attr-defined]  # psycopg's own cursor
+    copy_rows = connection.connection.cursor().copy
     try:
         with (
             engine.connect() as parquet,
@@ -69,7 +67,7 @@ def _copy(
         ):
             parquet.execute(sa.text("SET TimeZone = 'UTC'"))
             result = parquet.execute(select, values)
-            for batch in result.cursor.fetch_record_batch(_COPY_ROWS):
+            for batch in result.cursor.to_arrow_reader(_COPY_ROWS):
                 buffer = io.BytesIO()
                 pa_csv.write_csv(_without_nul(batch), buffer, options)
                 copy.write(buffer.getvalue())

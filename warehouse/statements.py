@@ -1,7 +1,7 @@
 """The SQL of the loads: files in ``warehouse/sql``, cut into named statements.
 
-A statement begins with a line ``-- name: its_name``. It is written in the SQL that DuckDB and PostgreSQL share, and values
-are always bound (``:step_ms``); what only one engine speaks lives in :mod:`warehouse.staging`.
+A statement begins with a line ``-- name: its_name``. It is written in the SQL that DuckDB and PostgreSQL share, and
+values are always bound (``:step_ms``); what only one engine speaks lives in :mod:`warehouse.staging`.
 """
 
 from __future__ import annotations
@@ -34,5 +34,5 @@ def run(connection: sa.Connection, file: str, name: str, **values: object) -> in
         Rows changed; DuckDB does not always say, then -1.
     """
     statement = statements(file)[name]
-    bound = {key: values[key] for key in statement._bindparams}  # noqa: SLF001 (SQLAlchemy has no public list)
+    bound = {key: values[key] for key in statement._bindparams}  # it has no public list of them
     return connection.execute(statement, bound).rowcount

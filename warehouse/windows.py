@@ -31,7 +31,7 @@ class Window:
         object.__setattr__(self, "start", to_utc(self.start, "start"))
         object.__setattr__(self, "end", to_utc(self.end, "end"))
         if self.start >= self.end:
-            msg = f"window starts at {self.start.isoformat()} and ends at {self.end.isoformat()}: give an end after the start"
+            msg = f"window [{self.start.isoformat()}, {self.end.isoformat()}) is empty: give an end after the start"
             raise WindowError(msg)
 
     def __str__(self) -> str:

@@ -7,6 +7,8 @@ import time
 
 import psutil
 
+from devstack.guard import is_alive
+
 # A kill -9 must leave nothing after this; an orphan's zombie that the system has not collected yet counts as nothing.
 GONE_SECONDS = 10.0
 
@@ -14,7 +16,7 @@ GONE_SECONDS = 10.0
 def still_there(processes: list[psutil.Process]) -> list[str]:
     """What is left of these processes once they had their time to go."""
     end = time.monotonic() + GONE_SECONDS
-    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < end:
+    while (alive := [process for process in processes if is_alive(process)]) and time.monotonic() < end:
         time.sleep(0.05)
     return [f"{process.pid} {' '.join(process.cmdline())[:100]}" for process in alive]
 
@@ -24,15 +26,8 @@ def marked_with(name: str, value: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(name) == value and _is_alive(process):
+            if process.pid != os.getpid() and process.environ().get(name) == value and is_alive(process):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
     return found
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

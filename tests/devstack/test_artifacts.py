@@ -87,7 +87,7 @@ def test_a_missing_artifact_names_itself_and_the_remedy(cache: ArtifactCache) ->
 
 def test_an_unreachable_repository_is_a_clear_error(tmp_path: Path, console: Console) -> None:
     cache = ArtifactCache(tmp_path / "cache", repository="http://127.0.0.1:9", console=console)
-    with pytest.raises(ArtifactError, match="in 4 tries.*Check the network"):
+    with pytest.raises(ArtifactError, match=r"in 4 tries.*Check the network"):
         cache.fetch((Pin(JAR, 1, "0" * 64),), "things")
 
 
@@ -103,7 +103,8 @@ def test_two_processes_share_one_download(tmp_path: Path, repository: Repository
     pin = repository.add(JAR, b"a" * 100_000)
     repository.delay_s = 1.0  # long enough for both to have begun
     script = (
-        "import sys; from pathlib import Path; from devstack.artifacts import ArtifactCache; from devstack.lock import Pin\n"
+        "import sys; from pathlib import Path\n"
+        "from devstack.artifacts import ArtifactCache; from devstack.lock import Pin\n"
         f"pin = Pin({pin.path!r}, {pin.size}, {pin.sha256!r})\n"
         "print(ArtifactCache(Path(sys.argv[1]), repository=sys.argv[2]).fetch((pin,), 'things')[0])\n"
     )

@@ -62,8 +62,8 @@ queue_exits AS (
     WHERE o.event_type IN ('conversation.assigned', 'conversation.abandoned', 'conversation.flowed_out')
 )
 SELECT
-    vendor, tenant_id, conversation_id, 'offered', timestamp_ms, event_id, queue_id, NULL, media_type, NULL, NULL, NULL,
-    NULL, NULL
+    vendor, tenant_id, conversation_id, 'offered', timestamp_ms, event_id, queue_id, NULL, media_type, NULL,
+    CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT)
 FROM ordered
 WHERE event_type = 'conversation.queued'
 UNION ALL

@@ -1,0 +1,91 @@
+"""What is on the bus: counts for progress, ids for the report."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import NamedTuple
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from schemas.codec import Decoder
+from streaming.errors import ServiceUnavailableError
+
+_TIMEOUT_S = 10.0
+_READ_DEADLINE_S = 300.0
+
+
+class TopicContent(NamedTuple):
+    """All records of an events topic."""
+
+    ids: set[str]
+    records: int
+    by_type: Counter[str]  # distinct events
+
+    @property
+    def duplicates(self) -> int:
+        """Records beyond the first of their id."""
+        return self.records - len(self.ids)
+
+
+class Bus:
+    """Reads topics beside the platform's own groups.
+
+    Args:
+        bootstrap_servers: Kafka's address.
+    """
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": "devstack-bus",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+            }
+        )
+
+    def count(self, topic: str) -> int:
+        """Records of a topic, by its offsets; 0 if it is not there yet."""
+        return sum(high - low for low, high in self._ends(topic).values())
+
+    def read(self, topic: str, decoder: Decoder) -> TopicContent:
+        """Every record of a topic up to its present end.
+
+        Raises:
+            ServiceUnavailableError: Kafka does not give them in time.
+        """
+        ends = self._ends(topic)
+        self._consumer.assign([TopicPartition(topic, number, low) for number, (low, _) in ends.items()])
+        wanted = sum(high - low for low, high in ends.values())
+        ids: set[str] = set()
+        by_type: Counter[str] = Counter()
+        read = 0
+        deadline = time.monotonic() + _READ_DEADLINE_S
+        while read < wanted:
+            for message in self._consumer.consume(min(5000, wanted - read), 1.0):
+                event = decoder.decode(message.value())
+                if event["event_id"] not in ids:
+                    by_type[event["event_type"]] += 1
+                    ids.add(event["event_id"])
+                read += 1
+            if time.monotonic() > deadline:
+                msg = f"{topic}: {read} of {wanted} records read in {_READ_DEADLINE_S:.0f} s"
+                raise ServiceUnavailableError(msg)
+        self._consumer.unassign()
+        return TopicContent(ids, read, by_type)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()
+
+    def _ends(self, topic: str) -> dict[int, tuple[int, int]]:
+        try:
+            partitions = self._consumer.list_topics(topic, timeout=_TIMEOUT_S).topics[topic].partitions
+            return {
+                number: self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_TIMEOUT_S)
+                for number in partitions
+            }
+        except KafkaException as error:
+            msg = f"{topic}: {error.args[0].str()}"
+            raise ServiceUnavailableError(msg) from None

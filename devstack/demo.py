@@ -1,0 +1,226 @@
+"""The main job: a real day of calls from both vendors through the whole platform, run by Prefect, into the warehouse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.live import Live
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from devstack.bus import Bus
+from devstack.demo_report import Report, collect
+from devstack.demo_view import Stages, summary_table
+from devstack.errors import StackError
+from devstack.prefect import PrefectServer
+from devstack.processes import ProcessTable
+from devstack.progress import timed
+from devstack.replay import SHIPPED_TRACE, CallReplay
+from devstack.stack import LocalStack
+from streaming.settings import Settings, load_settings
+from warehouse.windows import ceil
+
+_STREAMS = ("genesys-ingest", "cxone-receiver", "cxone-publisher", "analytics-sink")
+_READY_S = 180.0
+_FLOW_S = 180.0
+# After the vendors' last event: how long the rest may take to reach the landing zone.
+_SETTLE_S = 90.0
+_TICK_S = 0.5
+
+
+class Demo:
+    """One run of ``ccaas demo``.
+
+    Args:
+        trace: Trace file; None for the shipped day.
+        days: Only the trace's first N dates.
+        speed: Event time over wall time.
+        as_recorded: Keep the trace's dates.
+        stay: Stay up until Ctrl-C when done.
+        report: File for the report, JSON.
+    """
+
+    def __init__(
+        self,
+        *,
+        trace: Path | None,
+        days: int | None,
+        speed: float,
+        as_recorded: bool,
+        stay: bool,
+        report: Path | None,
+    ) -> None:
+        self._trace = trace or SHIPPED_TRACE
+        self._days = days
+        self._speed = speed
+        self._as_recorded = as_recorded
+        self._stay = stay
+        self._report = report
+        self._console = Console(stderr=True)
+
+    def run(self) -> int:
+        """Run it; 0 if everything that was sent arrived once, 1 if not.
+
+        Raises:
+            ConfigurationError: the trace or a setting is wrong.
+            StackError: a part does not start.
+        """
+        settings = load_settings()
+        root = settings.data_dir.absolute() / "demo"
+        with ProcessTable(root):  # ends what a killed demo left, before its data are removed
+            for name in ("kafka", "registry", "prefect", "platform"):
+                shutil.rmtree(root / name, ignore_errors=True)
+        try:
+            with _stack(settings, root, self._console) as stack:
+                return self._on(stack, root)
+        except KeyboardInterrupt:
+            self._console.print("stopped; everything has ended")
+            return 130
+
+    def _on(self, stack: LocalStack, root: Path) -> int:
+        prefect = PrefectServer(stack.processes, root / "prefect")
+        with timed(self._console, prefect.label):
+            prefect.start()
+        replay = CallReplay(
+            stack, root / "platform", trace=self._trace, first_dates=self._days, as_recorded=self._as_recorded
+        )
+        with timed(self._console, "vendor simulators"):
+            replay.prepare()
+        client = _Prefect(prefect.api_url)
+        with timed(self._console, "deployments and workers"):
+            environment = {"CCAAS_CONFIG": str(replay.config)}
+            prefect.run_cli("deploy", "deploy", "--all", environment=environment)
+            for pool in ("streams", "batch"):
+                prefect.start_worker(pool, environment)
+        with timed(self._console, "streaming services"):
+            for name in _STREAMS:
+                client.start(name)
+            self._wait_ready(replay)
+        self._console.print(f"Prefect UI: [bold]{prefect.ui_url}[/]", highlight=False)
+
+        began = time.monotonic()
+        self._replay(replay, stack)
+        with timed(self._console, "warehouse loads"):
+            self._load(client, replay)
+        report = collect(replay, seconds=time.monotonic() - began)
+        if self._report is not None:
+            self._report.write_text(json.dumps(report.document(), indent=2) + "\n", encoding="utf-8")
+        self._console.print(summary_table(report))
+        self._say_verdict(report)
+        if self._stay:
+            self._console.print(
+                f"Prefect UI {prefect.ui_url} · warehouse {report.warehouse} · settings {replay.config}\n"
+                "Everything keeps running; Ctrl-C stops it.",
+                highlight=False,
+            )
+            while True:
+                time.sleep(1)
+        return 0 if report.adds_up else 1
+
+    def _wait_ready(self, replay: CallReplay) -> None:
+        deadline = time.monotonic() + _READY_S
+        waiting = replay.health_urls()
+        while waiting:
+            waiting = {name: url for name, url in waiting.items() if not _is_ready(url)}
+            if waiting and time.monotonic() > deadline:
+                msg = f"not ready after {_READY_S:.0f} s: {', '.join(waiting)}; their logs are in the Prefect UI"
+                raise StackError(msg)
+            time.sleep(_TICK_S)
+
+    def _replay(self, replay: CallReplay, stack: LocalStack) -> None:
+        """Play the trace and wait until all of it has landed, showing every stage."""
+        bus = Bus(stack.bootstrap_servers)
+        stages = Stages(replay, bus)
+        replay.begin(self._speed)
+        settled: float | None = None
+        with Live(stages.render(), console=self._console, refresh_per_second=4) as live:
+            while True:
+                live.update(stages.render())
+                if replay.is_done():
+                    settled = settled or time.monotonic()
+                    if stages.all_landed() or time.monotonic() - settled > _SETTLE_S:
+                        break
+                time.sleep(_TICK_S)
+            live.update(stages.render())
+        bus.close()
+
+    def _load(self, client: _Prefect, replay: CallReplay) -> None:
+        """The scheduled flows, run now for the replayed days."""
+        client.run("load-events")
+        last = replay.dates[-1]
+        midnight = datetime(last.year, last.month, last.day, tzinfo=UTC) + timedelta(days=1)
+        # Calls of the last date may run past midnight.
+        end = max(midnight, ceil(replay.last_event(), 60))
+        window: dict[str, Any] = {"start": replay.start.isoformat(), "end": end.isoformat()}
+        for name in ("load-wfm-intervals", "load-analytics"):
+            client.run(name, window)
+
+    def _say_verdict(self, report: Report) -> None:
+        if report.adds_up:
+            self._console.print("[bold green]Everything that was sent is in the warehouse, once.[/]")
+            return
+        for vendor in report.vendors:
+            for line in vendor.complaints():
+                self._console.print(f"[bold red]{vendor.vendor}: {line}[/]", highlight=False)
+
+
+class _Prefect:
+    """The few requests that the demo makes to the Prefect server, repeated while it is too busy to answer."""
+
+    def __init__(self, api_url: str) -> None:
+        self._http = httpx.Client(base_url=api_url, timeout=30, trust_env=False)
+
+    def start(self, deployment: str, parameters: dict[str, Any] | None = None) -> str:
+        """Create a flow run of a deployment, due now; gives its id."""
+        (only,) = self._ask("POST", "/deployments/filter", {"deployments": {"name": {"any_": [deployment]}}})
+        # With the key a repeated request finds the run that the first one made.
+        body = {"parameters": parameters or {}, "idempotency_key": uuid.uuid4().hex}
+        return str(self._ask("POST", f"/deployments/{only['id']}/create_flow_run", body)["id"])
+
+    def run(self, deployment: str, parameters: dict[str, Any] | None = None) -> None:
+        """Run a deployment to its end.
+
+        Raises:
+            StackError: it did not complete.
+        """
+        run_id = self.start(deployment, parameters)
+        deadline = time.monotonic() + _FLOW_S
+        while time.monotonic() < deadline:
+            state = self._ask("GET", f"/flow_runs/{run_id}")["state"]
+            if state["type"] == "COMPLETED":
+                return
+            if state["type"] in {"FAILED", "CRASHED", "CANCELLED"}:
+                msg = f"flow run of {deployment} ended {state['name']}: {state.get('message')}"
+                raise StackError(msg)
+            time.sleep(_TICK_S)
+        msg = f"flow run of {deployment} took longer than {_FLOW_S:.0f} s"
+        raise StackError(msg)
+
+    @retry(retry=retry_if_exception_type(httpx.HTTPError), stop=stop_after_delay(60), wait=wait_fixed(1), reraise=True)
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        return self._http.request(method, path, json=body).raise_for_status().json()
+
+
+@contextmanager
+def _stack(settings: Settings, root: Path, console: Console) -> Iterator[LocalStack]:
+    """Kafka and registry: the cluster that the settings name, else local ones."""
+    kafka = settings.kafka.bootstrap_servers if "bootstrap_servers" in settings.kafka.model_fields_set else None
+    registry = settings.registry.url if "url" in settings.registry.model_fields_set else None
+    with LocalStack(root, kafka_bootstrap=kafka, registry_url=registry, console=console) as stack:
+        yield stack
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,163 @@
+"""The report of a replay: what each vendor sent, and where it is now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from devstack.bus import Bus
+from devstack.replay import VENDORS, CallReplay, Vendor
+from schemas.registry import Registry
+from streaming.settings import Settings
+from warehouse.engine import Warehouse, publish_read_copy, reader
+from warehouse.tables import agent_intervals, conversations, events, queue_intervals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorCounts:
+    """Counts of distinct canonical events, unless said otherwise.
+
+    Attributes:
+        expected: what the whole trace must become.
+        sent: what the vendor's accepted native events must become.
+        refused: native requests that the platform refused, by HTTP status.
+        on_bus: on the vendor's topic.
+        duplicates_on_bus: records beyond the first of their id.
+        in_events: in the warehouse's ``events``.
+        rows_in_events: rows there.
+        dead_letters: records on the dead-letter topic.
+        recovered: published by reconciliation.
+    """
+
+    vendor: str
+    tenant_id: str
+    expected: int
+    sent: int
+    refused: dict[str, int]
+    on_bus: int
+    duplicates_on_bus: int
+    in_events: int
+    rows_in_events: int
+    dead_letters: int
+    recovered: int = 0
+    by_type: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether everything sent arrived everywhere, once."""
+        return not self.complaints()
+
+    def complaints(self) -> list[str]:
+        """What does not add up, for a person."""
+        said = []
+        if self.sent != self.expected:
+            said.append(f"sent {self.sent} of {self.expected} events of the trace")
+        if self.on_bus != self.sent:
+            said.append(f"{self.sent} sent, but {self.on_bus} on the bus")
+        if self.in_events != self.on_bus:
+            said.append(f"{self.on_bus} on the bus, but {self.in_events} in events")
+        if self.rows_in_events != self.in_events:
+            said.append(f"{self.rows_in_events} rows for {self.in_events} events: an id is there twice")
+        if self.dead_letters:
+            said.append(f"{self.dead_letters} dead letters")
+        said += [
+            f"{kind}: {count['sent']} sent, {count['in_events']} in events"
+            for kind, count in sorted(self.by_type.items())
+            if count["sent"] != count["in_events"]
+        ]
+        return said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What ``ccaas demo --report`` writes."""
+
+    vendors: tuple[VendorCounts, ...]
+    tables: dict[str, int]
+    warehouse: str
+    seconds: float
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether both vendors' counts do."""
+        return all(vendor.adds_up for vendor in self.vendors)
+
+    def document(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return {
+            "adds_up": self.adds_up,
+            "seconds": round(self.seconds, 1),
+            "warehouse": self.warehouse,
+            "tables": self.tables,
+            "vendors": {
+                item.vendor: {
+                    "tenant_id": item.tenant_id,
+                    "expected": item.expected,
+                    "sent": item.sent,
+                    "refused": item.refused,
+                    "on_bus": item.on_bus,
+                    "duplicates_on_bus": item.duplicates_on_bus,
+                    "in_events": item.in_events,
+                    "rows_in_events": item.rows_in_events,
+                    "dead_letters": item.dead_letters,
+                    "recovered_by_reconciliation": item.recovered,
+                    "by_type": item.by_type,
+                }
+                for item in self.vendors
+            },
+        }
+
+
+def collect(replay: CallReplay, *, seconds: float) -> Report:
+    """Count everything anew, from the simulators, Kafka and the warehouse."""
+    settings = replay.settings()
+    warehouse = Warehouse.from_settings(settings)
+    publish_read_copy(warehouse, force=True)
+    bus = Bus(settings.kafka.bootstrap_servers)
+    try:
+        with reader(warehouse) as connection:
+            vendors = tuple(_count(replay, settings, vendor, bus, connection) for vendor in VENDORS)
+            tables = {
+                table.name: int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+                for table in (events, conversations, queue_intervals, agent_intervals)
+            }
+    finally:
+        bus.close()
+    shown = warehouse.engine_url.render_as_string(hide_password=True)
+    return Report(vendors=vendors, tables=tables, warehouse=shown, seconds=seconds)
+
+
+def _count(replay: CallReplay, settings: Settings, vendor: Vendor, bus: Bus, connection: sa.Connection) -> VendorCounts:
+    status = replay.status(vendor.name)
+    (tenant,) = (item for item in settings.tenants if item.tenant_id == vendor.tenant_id)
+    content = bus.read(tenant.events_topic, Registry(settings.registry).decoder())
+    mine = (events.c.vendor == vendor.name, events.c.tenant_id == vendor.tenant_id)
+    query = (
+        sa.select(events.c.event_type, sa.func.count(), sa.func.count(sa.distinct(events.c.event_id)))
+        .where(*mine)
+        .group_by(events.c.event_type)
+    )
+    rows = {kind: (int(rows), int(ids)) for kind, rows, ids in connection.execute(query)}
+    kinds = sorted(set(status["sent"]) | set(content.by_type) | set(rows))
+    return VendorCounts(
+        vendor=vendor.name,
+        tenant_id=vendor.tenant_id,
+        expected=sum(status["expected"].values()),
+        sent=sum(status["sent"].values()),
+        refused=status["refused"],
+        on_bus=len(content.ids),
+        duplicates_on_bus=content.duplicates,
+        in_events=sum(ids for _, ids in rows.values()),
+        rows_in_events=sum(count for count, _ in rows.values()),
+        dead_letters=bus.count(tenant.dlq_topic),
+        by_type={
+            kind: {
+                "sent": status["sent"].get(kind, 0),
+                "on_bus": content.by_type[kind],
+                "in_events": rows.get(kind, (0, 0))[1],
+            }
+            for kind in kinds
+        },
+    )

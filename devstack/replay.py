@@ -1,0 +1,206 @@
+"""A replay of real calls: both simulators on a stack, and the configuration that points the platform at them."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+from devstack.errors import StartError
+from devstack.ports import free_port
+from devstack.simulators.trace import read_trace
+from devstack.stack import LocalStack
+from streaming.settings import Settings
+
+SHIPPED_TRACE = Path(__file__).parents[1] / "data" / "anonymous-bank-1999-01-06.tsv.gz"
+"""One weekday of real calls; see data/README.md."""
+
+_START_SECONDS = 60.0
+
+
+class Vendor(NamedTuple):
+    """A simulated vendor of the replay."""
+
+    name: str
+    tenant_id: str
+    ivr: str
+
+
+VENDORS = (Vendor("genesys", "bank-north", "AA01"), Vendor("cxone", "bank-south", "AA02"))
+
+
+class Ports(NamedTuple):
+    """Ports of the platform's services, chosen free."""
+
+    receiver: int
+    genesys_ingest: int
+    cxone_publisher: int
+    analytics_sink: int
+
+
+class CallReplay:
+    """Simulators and configuration of one replay.
+
+    Args:
+        stack: Kafka and registry; also starts and ends the simulators.
+        folder: Gets ``ccaas.toml`` and the platform's data.
+        trace: Trace file.
+        first_dates: Play only so many of its dates.
+        as_recorded: Keep the trace's dates; else they are moved by whole days so that the last is yesterday.
+        flush_seconds: How often the sink closes a landing file.
+
+    Raises:
+        ConfigurationError: the trace is no trace.
+    """
+
+    def __init__(
+        self,
+        stack: LocalStack,
+        folder: Path,
+        *,
+        trace: Path = SHIPPED_TRACE,
+        first_dates: int | None = None,
+        as_recorded: bool = False,
+        flush_seconds: float = 2,
+    ) -> None:
+        self.stack = stack
+        self.folder = folder.absolute()
+        self.trace = trace.absolute()
+        self.first_dates = first_dates
+        days_ms = {
+            call.day_ms for vendor in VENDORS for call in read_trace(trace, ivr=vendor.ivr, first_dates=first_dates)
+        }
+        dates = [datetime.fromtimestamp(day_ms / 1000, UTC).date() for day_ms in sorted(days_ms)]
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        self.shift_days = 0 if as_recorded else (yesterday - dates[-1]).days
+        self.dates: list[date] = [day + timedelta(days=self.shift_days) for day in dates]
+        self.ports = Ports(*(free_port() for _ in Ports._fields))
+        self.config = self.folder / "ccaas.toml"
+        self.urls: dict[str, str] = {}
+        self._flush_seconds = flush_seconds
+        self._secret = secrets.token_hex(16)
+
+    @property
+    def start(self) -> datetime:
+        """00:00 UTC of the first date."""
+        return datetime(self.dates[0].year, self.dates[0].month, self.dates[0].day, tzinfo=UTC)
+
+    def prepare(self) -> None:
+        """Start the simulators and write the configuration; the clock stands still.
+
+        Raises:
+            StartError: a simulator does not start; the message shows its log.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for vendor in VENDORS:
+            self.urls[vendor.name] = self._start_simulator(vendor)
+        self.config.write_text(self._toml(), encoding="utf-8")
+
+    def begin(self, speed: float) -> None:
+        """Start both clocks: event time over wall time is ``speed``, 0 as fast as possible."""
+        for vendor in VENDORS:
+            answer = httpx.post(f"{self.urls[vendor.name]}/control/start", json={"speed": speed}, timeout=10)
+            if answer.is_error:
+                msg = f"{vendor.name} simulator does not start its clock: {answer.text[:500]}"
+                raise StartError(msg)
+
+    def misbehave(self, vendor: str, **orders: Any) -> None:
+        """Give a simulator orders to misbehave."""
+        httpx.post(f"{self.urls[vendor]}/control/misbehave", json=orders, timeout=10).raise_for_status()
+
+    def status(self, vendor: str) -> dict[str, Any]:
+        """What a simulator says of itself."""
+        answer: dict[str, Any] = httpx.get(f"{self.urls[vendor]}/control/status", timeout=10).raise_for_status().json()
+        return answer
+
+    def is_done(self) -> bool:
+        """Whether both have sent everything."""
+        return all(self.status(vendor.name)["state"] == "done" for vendor in VENDORS)
+
+    def settings(self) -> Settings:
+        """The settings of the replay's configuration, as its services read them."""
+        return Settings.from_file(self.config)
+
+    def last_event(self) -> datetime:
+        """Time of the last event of the vendors, in event time."""
+        return max(datetime.fromisoformat(self.status(vendor.name)["sim_now"]) for vendor in VENDORS)
+
+    def health_urls(self) -> dict[str, str]:
+        """``/readyz`` of every streaming service."""
+        ports = self.ports
+        by_name = {
+            "genesys-ingest": ports.genesys_ingest,
+            "cxone-receiver": ports.receiver,
+            "cxone-publisher": ports.cxone_publisher,
+            "analytics-sink": ports.analytics_sink,
+        }
+        return {name: f"http://127.0.0.1:{port}/readyz" for name, port in by_name.items()}
+
+    def _start_simulator(self, vendor: Vendor) -> str:
+        port_file = self.folder / f"{vendor.name}.port"
+        port_file.unlink(missing_ok=True)
+        arguments: list[str | Path] = [
+            "--trace", self.trace, "--port-file", port_file, "--tenant", vendor.tenant_id, "--ivr", vendor.ivr,
+            "--client-id", "ccaas", "--client-secret", self._secret, "--date-shift-days", str(self.shift_days),
+        ]  # fmt: skip
+        if self.first_dates is not None:
+            arguments += ["--first-dates", str(self.first_dates)]
+        if vendor.name == "cxone":
+            arguments += ["--target", f"http://127.0.0.1:{self.ports.receiver}", "--webhook-token", self._secret]
+        command = [sys.executable, "-m", f"devstack.simulators.{vendor.name}", *arguments]
+        child = self.stack.processes.start(f"simulator-{vendor.name}", command)
+        child.wait_healthy(port_file.exists, _START_SECONDS)
+        return f"http://127.0.0.1:{port_file.read_text(encoding='utf-8').strip()}"
+
+    def _toml(self) -> str:
+        genesys, cxone, ports = self.urls["genesys"], self.urls["cxone"], self.ports
+        return f"""# Written for a replay; the settings of a real installation are in docs/configuration.md.
+data_dir = "{self.folder / "data"}"
+
+[kafka]
+bootstrap_servers = "{self.stack.bootstrap_servers}"
+
+[registry]
+url = "{self.stack.registry_url}"
+
+[receiver]
+port = {ports.receiver}
+
+[sink]
+flush_seconds = {self._flush_seconds}
+
+[spool]
+min_free_disk_bytes = 100_000_000
+
+[health]
+genesys_ingest = {ports.genesys_ingest}
+cxone_publisher = {ports.cxone_publisher}
+analytics_sink = {ports.analytics_sink}
+
+[[tenants]]
+tenant_id = "bank-north"
+vendor = "genesys"
+value_class = "high"
+[tenants.connection]
+token_url = "{genesys}/login/oauth/token"
+stream_url = "{genesys}/stream"
+client_id = "ccaas"
+client_secret = "{self._secret}"
+
+[[tenants]]
+tenant_id = "bank-south"
+vendor = "cxone"
+[tenants.connection]
+token_url = "{cxone}/auth/token"
+api_url = "{cxone}"
+client_id = "ccaas"
+client_secret = "{self._secret}"
+webhook_tokens = ["{self._secret}"]
+signature = "jws"
+jwks_url = "{cxone}/auth/jwks"
+agent_state_poll_seconds = 1
+"""

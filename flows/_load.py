@@ -1,0 +1,58 @@
+"""What the load flows share: the window from the run's scheduled time, and what a person sees in the UI."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+
+from prefect.artifacts import create_image_artifact, create_table_artifact
+from prefect.runtime import flow_run
+
+from streaming.errors import ConfigurationError
+from warehouse.ledger import LoadResult
+from warehouse.windows import Window
+
+
+def run_id() -> str:
+    """The Prefect run's id, for the warehouse's ledger."""
+    return str(flow_run.id)
+
+
+def scheduled_time() -> datetime:
+    """When the run was due, UTC; never the clock, so that a late run loads the same window."""
+    due: datetime = flow_run.scheduled_start_time
+    return due.astimezone(UTC)
+
+
+def window_of(start: datetime | None, end: datetime | None) -> Window | None:
+    """The window that a person asked for; None if the run is by arrival.
+
+    Raises:
+        ConfigurationError: only one bound is given.
+        WindowError: the bounds have no time zone or are the other way round.
+    """
+    if start is None and end is None:
+        return None
+    if start is None or end is None:
+        msg = "give both start and end (UTC, half-open), or neither: then what is new is loaded"
+        raise ConfigurationError(msg)
+    return Window(start, end)
+
+
+def show_result(result: LoadResult) -> None:
+    """The load as a table artifact."""
+    row = {
+        "dataset": result.dataset,
+        "window": str(result.window) if result.window else "by arrival",
+        "rows": result.rows,
+        "files": result.files,
+        "repeats left out": result.repeats,
+        "quarantined": ", ".join(result.quarantined) or "none",
+    }
+    create_table_artifact(key=f"load-{result.dataset.replace('_', '-')}", table=[row])
+
+
+def show_picture(key: str, png: bytes, description: str) -> None:
+    """A PNG as an image artifact, carried in the artifact itself: no file server is needed."""
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    create_image_artifact(image_url=url, key=key, description=description)

@@ -1,0 +1,36 @@
+"""Deployment load-wfm-intervals. `queue_intervals` and `agent_intervals`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from prefect import flow
+
+from flows._load import run_id, scheduled_time, show_result, window_of
+from streaming.settings import load_settings
+from warehouse.load_intervals import load_wfm_intervals as load_window
+from warehouse.load_intervals import load_wfm_intervals_incremental
+from warehouse.schema import open_warehouse
+from warehouse.windows import floor
+
+
+@flow(name="load-wfm-intervals", retries=2, retry_delay_seconds=15)
+def load_wfm_intervals(start: datetime | None = None, end: datetime | None = None) -> int:
+    """Build interval cells. Idempotent for any window.
+
+    Args:
+        start: Start of a window to rebuild, UTC, on the interval grid. Empty: what new or late events touch.
+        end: Its end, exclusive.
+
+    Returns:
+        Cells written.
+    """
+    window = window_of(start, end)
+    with open_warehouse(load_settings()) as warehouse:
+        if window is None:
+            horizon = floor(scheduled_time(), warehouse.interval_minutes)
+            result = load_wfm_intervals_incremental(warehouse, end=horizon, run_id=run_id())
+        else:
+            result = load_window(warehouse, window, run_id=run_id())
+    show_result(result)
+    return result.rows

@@ -1,0 +1,113 @@
+"""A real Prefect server, a worker and a flow run in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from rich.console import Console
+
+from devstack.errors import StackError
+from devstack.prefect import PrefectServer
+from devstack.processes import ProcessTable
+from devstack.stack import LocalStack
+from tests.devstack.leftovers import marked_with, still_there
+
+FLOW = """
+import os, time
+from pathlib import Path
+from prefect import flow
+
+@flow
+def stream(note: str) -> None:
+    Path(note).write_text(f"{os.getpid()} {os.environ['CCAAS_CONFIG']}")
+    time.sleep(600)
+"""
+
+
+class Api:
+    """The little of Prefect's REST API that the test needs."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=20, trust_env=False)
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        answer = self._client.request(method, path, json=body)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def run_flow(self, pool: str, entrypoint: str, parameters: dict[str, str]) -> str:
+        flow = self.call("POST", "/flows/", {"name": "stream"})["id"]
+        deployment = self.call(
+            "POST",
+            "/deployments/",
+            {"name": "d", "flow_id": flow, "work_pool_name": pool, "entrypoint": entrypoint, "pull_steps": []},
+        )["id"]
+        run = self.call("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})
+        return str(run["id"])
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.1)
+    return value
+
+
+def test_a_flow_run_gets_the_environment_and_ends_with_the_stack(tmp_path: Path) -> None:
+    (tmp_path / "flow_of_this_test.py").write_text(FLOW)
+    note = tmp_path / "note"
+    root = tmp_path / "stack"
+    external = {"kafka_bootstrap": "127.0.0.1:1", "registry_url": "http://127.0.0.1:1"}
+    with LocalStack(root, prefect=True, console=Console(quiet=True), **external) as stack:
+        assert stack.prefect is not None
+        api = Api(stack.prefect_api_url)
+        pools = {
+            pool["name"]: (pool["type"], pool["concurrency_limit"])
+            for pool in api.call("POST", "/work_pools/filter", {})
+        }
+        assert pools == {"streams": ("process", None), "batch": ("process", 2)}
+        assert httpx.get(stack.prefect.ui_url, trust_env=False).text.startswith("<!DOCTYPE html>")
+
+        environment = {"PYTHONPATH": str(tmp_path), "CCAAS_CONFIG": "here.toml"}
+        stack.prefect.start_worker("streams", environment)
+        run = api.run_flow("streams", "flow_of_this_test.stream", {"note": str(note)})
+        wait_for(lambda: note.exists() and note.read_text(), 60)
+        pid, config = note.read_text().split()
+        assert config == "here.toml"
+        wait_for(lambda: api.call("GET", f"/flow_runs/{run}")["state"]["type"] == "RUNNING", 20)
+
+        # A killed worker leaves its flow run orphaned; that too must end with the stack.
+        orphan = psutil.Process(int(pid))
+        stack.prefect.worker("streams").kill()
+        children = marked_with("CCAAS_STACK_ID", stack.processes.stack_id)
+        assert orphan in children
+        api.close()
+    assert still_there(children) == []
+
+
+def test_the_server_comes_back_with_its_work_pools(tmp_path: Path) -> None:
+    with ProcessTable(tmp_path) as processes:
+        server = PrefectServer(processes, tmp_path / "prefect", limits={"only": 1})
+        server.start()
+        address = server.api_url
+        server.kill()
+        server.start()
+        assert server.api_url == address
+        api = Api(address)
+        assert [pool["name"] for pool in api.call("POST", "/work_pools/filter", {})] == ["only"]
+        api.close()
+
+
+def test_a_stack_without_prefect_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="prefect=True"):
+        _ = LocalStack(tmp_path).prefect_api_url

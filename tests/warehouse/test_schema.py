@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+import warehouse.schema
+from streaming.errors import ConfigurationError
+from warehouse import tables
+from warehouse.engine import Warehouse, writer
+from warehouse.schema import HEAD, migrate, revision
+
+
+def test_migrations_lead_to_the_tables_as_defined(warehouse: Warehouse) -> None:
+    with writer(warehouse) as connection:
+        for table in tables.metadata.tables.values():
+            found = connection.execute(
+                sa.text(
+                    "SELECT column_name, data_type, is_nullable FROM information_schema.columns "
+                    "WHERE table_name = :name ORDER BY ordinal_position"
+                ),
+                {"name": table.name},
+            ).all()
+            kinds = {"text": "text", "varchar": "text", "character varying": "text", "bigint": "big_integer"}
+            kinds |= {"integer": "integer", "timestamp with time zone": "datetime"}
+            assert [(name, kinds[kind.lower()], null == "YES") for name, kind, null in found] == [
+                (column.name, column.type.__visit_name__, bool(column.nullable)) for column in table.columns
+            ]
+
+
+def test_migrating_again_changes_nothing(warehouse: Warehouse) -> None:
+    migrate(warehouse)
+    with writer(warehouse) as connection:
+        assert revision(connection) == HEAD
+
+
+def test_head_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(warehouse.schema.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_a_newer_database_is_refused(warehouse: Warehouse) -> None:
+    with writer(warehouse) as connection, connection.begin():
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'v9999'"))
+    with pytest.raises(ConfigurationError, match="install the newer version"):
+        migrate(warehouse)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "no url", "duckdb:///:memory:", "duckdb://"])
+def test_a_url_that_cannot_serve_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"warehouse\.url"):
+        Warehouse(url=url, landing_dir=tmp_path)

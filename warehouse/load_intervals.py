@@ -1,0 +1,143 @@
+"""Load ``queue_intervals`` and ``agent_intervals``: cells are deleted and built again from ``events``, never added to.
+
+So a load is idempotent, and whatever the order in which events came, the same events give the same cells.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from warehouse import quality, scratch
+from warehouse.engine import Warehouse, writer
+from warehouse.ledger import LoadResult, LoadRun, last_arrival, last_load, load_run
+from warehouse.statements import run as execute
+from warehouse.statements import statements
+from warehouse.windows import EPOCH, Window, from_ms, require_grid, to_ms, to_utc
+
+_SCRATCH = (
+    scratch.conversation_scope,
+    scratch.queue_facts,
+    scratch.queue_scope,
+    scratch.agent_scope,
+    scratch.agent_windows,
+)
+
+
+def load_wfm_intervals(warehouse: Warehouse, window: Window, *, run_id: str) -> LoadResult:
+    """Rebuild every cell of a window, whatever was there. An agent's last status runs to the window's end.
+
+    Does not move the horizon of the loads by arrival: these rebuild later what lies behind it.
+
+    Args:
+        warehouse: the warehouse, migrated.
+        window: on the interval grid.
+        run_id: the caller's id for the ledger.
+
+    Raises:
+        WindowError: a bound is off the grid.
+        WarehouseBusyError: another load kept the lock.
+        QualityError: a hard rule is broken; the old cells stay.
+    """
+    window.require_grid(warehouse.interval_minutes)
+    with writer(warehouse) as connection:
+        with load_run(connection, "wfm_intervals", "window", run_id, window) as run:
+            scratch.renew(connection, *_SCRATCH)
+            _take_range(connection, warehouse, window)
+            _rebuild(connection, warehouse, run, window)
+        return LoadResult(dataset="wfm_intervals", rows=run.rows, load_ids=(run.load_id,), window=window)
+
+
+def load_wfm_intervals_incremental(warehouse: Warehouse, *, end: datetime, run_id: str) -> LoadResult:
+    """Build the cells from the last load's horizon to ``end``, and rebuild those before it that newer events touch.
+
+    An ``end`` before the horizon is no error (a run that was late): then only touched cells are rebuilt.
+
+    Args:
+        warehouse: the warehouse, migrated.
+        end: new horizon, aware, on the grid: the scheduled time cut to the grid, so every interval before it is over.
+        run_id: the caller's id for the ledger.
+
+    Returns:
+        ``rows`` 0 and no ``load_ids`` if nothing is new.
+
+    Raises:
+        WindowError: ``end`` is off the grid.
+        WarehouseBusyError: another load kept the lock.
+        QualityError: a hard rule is broken; the old cells stay.
+    """
+    end = to_utc(end, "end")
+    require_grid(end, warehouse.interval_minutes, "end")
+    with writer(warehouse) as connection:
+        through, horizon = last_arrival(connection, "wfm_intervals")
+        newest = last_load(connection, "events")
+        connection.commit()
+        start = horizon or EPOCH
+        if newest <= through and end <= start:
+            return LoadResult(dataset="wfm_intervals", rows=0)
+        fresh = Window(start, end) if end > start else None
+        with load_run(connection, "wfm_intervals", "arrival", run_id) as run:
+            run.window_start, run.window_end = start, max(start, end)
+            run.through_load_id = newest
+            scratch.renew(connection, *_SCRATCH)
+            if horizon:
+                _touch(connection, warehouse, through, newest, horizon)
+            if fresh:
+                _take_range(connection, warehouse, fresh)
+            _rebuild(connection, warehouse, run, fresh)
+        return LoadResult(dataset="wfm_intervals", rows=run.rows, load_ids=(run.load_id,), window=fresh)
+
+
+def _take_range(connection: sa.Connection, warehouse: Warehouse, window: Window) -> None:
+    """Everything in the window is in scope."""
+    values = {"from_ms": window.start_ms, "to_ms": window.end_ms, "step_ms": warehouse.step_ms}
+    execute(connection, "intervals", "range_queues", **values)
+    execute(connection, "intervals", "range_agents", **values)
+
+
+def _touch(connection: sa.Connection, warehouse: Warehouse, through: int, newest: int, horizon: datetime) -> None:
+    """Cells before the horizon that events of the loads in (through, newest] may change."""
+    values = {"through": through, "newest": newest, "horizon_ms": to_ms(horizon), "step_ms": warehouse.step_ms}
+    for name in (
+        "touch_conversations",
+        "touch_queues",
+        "touch_agents_by_legs",
+        "touch_agents_by_status",
+        "touch_agents_by_first_status",
+        "agent_islands",
+    ):
+        execute(connection, "intervals", name, **values)
+
+
+def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun, window: Window | None) -> None:
+    """Delete the cells in scope, and those of the window; insert them anew; check."""
+    if window:
+        bounds = {"range_start": window.start, "range_end": window.end}
+        execute(connection, "intervals", "delete_queue_range", **bounds)
+        execute(connection, "intervals", "delete_agent_range", **bounds)
+    low_ms, high_ms = _bounds(connection, warehouse)
+    values = {
+        "low_ms": low_ms,
+        "high_ms": high_ms,
+        "low": from_ms(low_ms),
+        "high": from_ms(high_ms),
+        "step_ms": warehouse.step_ms,
+        "interval_minutes": warehouse.interval_minutes,
+        "threshold_ms": warehouse.service_level_seconds * 1000,
+    }
+    scratch.renew(connection, scratch.conversation_scope)
+    execute(connection, "intervals", "scope_conversations", **values)
+    execute(connection, "facts", "insert")
+    execute(connection, "intervals", "delete_queues", **values)
+    execute(connection, "intervals", "delete_agents", **values)
+    run.rows = execute(connection, "intervals", "insert_queues", **values)
+    run.rows += execute(connection, "intervals", "insert_agents", **values)
+    quality.check(connection, "wfm_intervals", **values)
+    scratch.drop(connection, *_SCRATCH)
+
+
+def _bounds(connection: sa.Connection, warehouse: Warehouse) -> tuple[int, int]:
+    """First and last instant of the scopes, epoch ms; (0, 0) if they are empty."""
+    low, high = connection.execute(statements("intervals")["bounds"], {"step_ms": warehouse.step_ms}).one()
+    return int(low or 0), int(high or 0)
