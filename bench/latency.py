@@ -52,10 +52,11 @@ class Round(NamedTuple):
 def run(lab: Lab, rounds: int) -> list[Figure]:
     """Receiver, publisher and ingest as real processes; the consumer is this one."""
     with ExitStack() as running:
+        # Left last: when a round is broken off, the end of the vendor's process ends the request that waits for it.
+        pool = running.enter_context(ThreadPoolExecutor(1))
         vendor_port = _start(lab, running)
         decoder = Registry(RegistrySettings(url=lab.stack.registry_url)).decoder()
         consumer = running.enter_context(_consumer(lab.stack.bootstrap_servers))
-        pool = running.enter_context(ThreadPoolExecutor(1))
         count = RATE * (_WARM_UP + _SECONDS)
         measured = []
         for number in range(rounds):

@@ -117,7 +117,8 @@ def run_load(port: int, *, seconds: float, warm_up: float, connections: int, rou
         timeout=seconds + warm_up + _DRAIN_SECONDS + 30,
     )
     if ran.returncode != 0:
-        msg = f"the load generator failed: {ran.stderr.decode(errors='replace')[-1000:]}"
+        said = ran.stderr.decode(errors="replace").strip().splitlines()
+        msg = f"the load generator failed: {said[-1] if said else ran.returncode}"
         raise RuntimeError(msg)
     return LoadResult(*orjson.loads(ran.stdout))
 

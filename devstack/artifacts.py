@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -28,7 +29,8 @@ from jgo.maven import MavenContext, PythonResolver
 from rich.console import Console
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from devstack.errors import ArtifactError
+from devstack.errors import ArtifactError, DownloadCancelledError
+from devstack.interrupt import deferred_interrupts
 from devstack.lock import KAFKA_ENDPOINT, LOG_BINDING_PATH, REGISTRY_PATH, Lock, Pin, read_lock, split_path, write_lock
 from devstack.progress import Download, stack_console
 
@@ -46,10 +48,6 @@ Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 class _WrongChecksumError(Exception):
     """The bytes that came are not those of the lock."""
-
-
-class _CancelledError(Exception):
-    """Another download of the batch failed, or the user pressed Ctrl-C."""
 
 
 def cache_dir() -> Path:
@@ -73,14 +71,21 @@ class ArtifactCache:
         folder: the cache.
         repository: URL of a Maven repository.
         console: where progress is shown.
+        interrupted: true once downloads are to be given up.
     """
 
     def __init__(
-        self, folder: Path | None = None, *, repository: str | None = None, console: Console | None = None
+        self,
+        folder: Path | None = None,
+        *,
+        repository: str | None = None,
+        console: Console | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder = folder or cache_dir()
         self._repository = (repository or maven_url()).rstrip("/")
         self._console = console or stack_console()
+        self._interrupted = interrupted
 
     def fetch(self, pins: tuple[Pin, ...], label: str) -> list[Path]:
         """Local files of these artifacts, in the same order, each checked against its SHA-256 in this call.
@@ -190,8 +195,9 @@ class ArtifactCache:
         def counting(_name: str, _total: int) -> Iterator[Callable[[int], None]]:
             def count(size: int) -> None:
                 nonlocal counted
-                if cancelled.is_set():
-                    raise _CancelledError
+                if cancelled.is_set() or self._interrupted():
+                    msg = f"{pin.coordinate}: the download was given up"
+                    raise DownloadCancelledError(msg)
                 counted += size
                 progress.advance(size)
 
@@ -211,16 +217,8 @@ class ArtifactCache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock", timeout=_LOCK_SECONDS)
-        try:
-            lock.acquire(timeout=0.1)
-        except Timeout:
-            self._console.print(f"another process is filling {self.folder}; waiting for it")
-            try:
-                lock.acquire()
-            except Timeout:
-                msg = f"{lock.lock_file} has been held for {_LOCK_SECONDS} s: end the process that fills the cache"
-                raise ArtifactError(msg) from None
+        lock = FileLock(self.folder / ".lock")
+        self._acquire(lock)
         try:
             # We hold the lock, so scratch folders of others belong to processes that died.
             for stale in self.folder.glob(".tmp-*"):
@@ -228,6 +226,25 @@ class ArtifactCache:
             yield
         finally:
             lock.release()
+
+    def _acquire(self, lock: FileLock) -> None:
+        end = time.monotonic() + _LOCK_SECONDS
+        told = False
+        while True:
+            try:
+                lock.acquire(timeout=0.2)
+            except Timeout:
+                if self._interrupted():
+                    msg = f"no longer waiting for the process that fills {self.folder}"
+                    raise DownloadCancelledError(msg) from None
+                if time.monotonic() >= end:
+                    msg = f"{lock.lock_file} has been held for {_LOCK_SECONDS} s: end the process that fills the cache"
+                    raise ArtifactError(msg) from None
+                if not told:
+                    self._console.print(f"another process is filling {self.folder}; waiting for it")
+                    told = True
+            else:
+                return
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
@@ -323,10 +340,13 @@ def main(arguments: list[str]) -> int:
         console.print("usage: python -m devstack.artifacts [lock]")
         return 2
     try:
-        lock = read_lock()
-        cache = ArtifactCache(console=console)
-        cache.fetch(lock.kafka, "Apache Kafka")
-        cache.unpacked(lock.registry, "schema registry")
+        with deferred_interrupts() as interrupted:
+            lock = read_lock()
+            cache = ArtifactCache(console=console, interrupted=interrupted)
+            cache.fetch(lock.kafka, "Apache Kafka")
+            cache.unpacked(lock.registry, "schema registry")
+    except KeyboardInterrupt:
+        return 130
     except ArtifactError as error:
         console.print(str(error))
         return 1

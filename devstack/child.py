@@ -89,12 +89,12 @@ class ChildProcess:
                 self.fail(f"is not healthy after {deadline_s:.0f} s")
             time.sleep(POLL_SECONDS)
 
-    def stop(self, deadline_s: float = STOP_SECONDS) -> None:
-        """Ask it to end, after the deadline (seconds) kill it; then end descendants that it left behind."""
+    def stop(self, deadline_s: float = STOP_SECONDS, hurry: Callable[[], bool] = lambda: False) -> None:
+        """Ask it to end, after the deadline (seconds) or in a hurry kill it; then end descendants that it left behind."""
         descendants = self._descendants()
         with self._lock:
             self._popen.send_signal(self._stop_signal)
-        if not self._wait(deadline_s):
+        if not self._wait(deadline_s, hurry):
             descendants = self._descendants() or descendants
             self.kill()
         guard.end_processes(descendants)
@@ -108,10 +108,10 @@ class ChildProcess:
                     os.killpg(self._popen.pid, signal.SIGKILL)
         self._wait(KILL_SECONDS)
 
-    def _wait(self, deadline_s: float) -> bool:
+    def _wait(self, deadline_s: float, hurry: Callable[[], bool] = lambda: False) -> bool:
         end = time.monotonic() + deadline_s
         while self.is_running:
-            if time.monotonic() >= end:
+            if time.monotonic() >= end or hurry():
                 return False
             time.sleep(POLL_SECONDS)
         return True

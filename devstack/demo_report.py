@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from devstack.bus import Bus
-from devstack.replay import VENDORS, CallReplay, Vendor
+from devstack.replay import CallReplay, Vendor
+from schemas.codec import Decoder
 from schemas.registry import Registry
 from streaming.settings import Settings
 from warehouse.engine import Warehouse, publish_read_copy, reader
@@ -115,24 +116,28 @@ def collect(replay: CallReplay, *, seconds: float) -> Report:
     settings = replay.settings()
     warehouse = Warehouse.from_settings(settings)
     publish_read_copy(warehouse, force=True)
-    bus = Bus(settings.kafka.bootstrap_servers)
+    registry = Registry(settings.registry)
+    decoder, bus = registry.decoder(), Bus(settings.kafka.bootstrap_servers)
     try:
         with reader(warehouse) as connection:
-            vendors = tuple(_count(replay, settings, vendor, bus, connection) for vendor in VENDORS)
+            vendors = tuple(_count(replay, settings, vendor, bus, decoder, connection) for vendor in replay.vendors)
             tables = {
                 table.name: int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
                 for table in (events, conversations, queue_intervals, agent_intervals)
             }
     finally:
         bus.close()
+        registry.close()
     shown = warehouse.engine_url.render_as_string(hide_password=True)
     return Report(vendors=vendors, tables=tables, warehouse=shown, seconds=seconds)
 
 
-def _count(replay: CallReplay, settings: Settings, vendor: Vendor, bus: Bus, connection: sa.Connection) -> VendorCounts:
+def _count(
+    replay: CallReplay, settings: Settings, vendor: Vendor, bus: Bus, decoder: Decoder, connection: sa.Connection
+) -> VendorCounts:
     status = replay.status(vendor.name)
     (tenant,) = (item for item in settings.tenants if item.tenant_id == vendor.tenant_id)
-    content = bus.read(tenant.events_topic, Registry(settings.registry).decoder())
+    content = bus.read(tenant.events_topic, decoder)
     mine = (events.c.vendor == vendor.name, events.c.tenant_id == vendor.tenant_id)
     query = (
         sa.select(events.c.event_type, sa.func.count(), sa.func.count(sa.distinct(events.c.event_id)))

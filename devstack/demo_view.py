@@ -16,7 +16,7 @@ from rich.text import Text
 
 from devstack.bus import Bus
 from devstack.demo_report import Report
-from devstack.replay import VENDORS, CallReplay
+from devstack.replay import CallReplay
 
 _STAGES = ("sent by the vendor", "on the bus", "landed")
 
@@ -45,7 +45,7 @@ class Stages:
         )
         self._tasks = {
             (vendor.name, stage): self._progress.add_task(stage, total=1, vendor=vendor.name if not number else "")
-            for vendor in VENDORS
+            for vendor in replay.vendors
             for number, stage in enumerate(_STAGES)
         }
 
@@ -53,13 +53,13 @@ class Stages:
         """Count anew and draw."""
         self._read_landing()
         now = ""
-        for vendor in VENDORS:
+        for vendor in self._replay.vendors:
             status: dict[str, Any] = self._replay.status(vendor.name)
             now = max(now, str(status["sim_now"]))
             expected = sum(status["expected"].values())
             counts = (
                 sum(status["sent"].values()),
-                self._bus.count(f"ccaaus.events.{vendor.name}.{vendor.tenant_id}"),
+                self._bus.count(vendor.events_topic),
                 self._landed.get(vendor.tenant_id, 0),
             )
             self._counts[vendor.name] = (expected, *counts)

@@ -7,6 +7,7 @@
     │   └── PortTakenError   a port that was asked for is in use
     └── StackError           a part of the local stack does not do what it should
         ├── ArtifactError    a download is missing, unreachable or not what the lock file pins
+        │   └── DownloadCancelledError  another download failed, or Ctrl-C was pressed
         └── StartError       a process ended or stayed unhealthy; the message ends with its log's last lines
 """
 
@@ -25,6 +26,10 @@ class StackError(CcaasError):
 
 class ArtifactError(StackError):
     """A download is unreachable or is not the file that the lock pins."""
+
+
+class DownloadCancelledError(ArtifactError):
+    """The download was given up because another one failed or Ctrl-C was pressed."""
 
 
 class StartError(StackError):

@@ -41,6 +41,10 @@ _PROPERTIES = {
     "transaction.state.log.num.partitions": "4",
     # Groups form at once instead of 3 s after their first member.
     "group.initial.rebalance.delay.ms": "0",
+    # A restarted controller waits this long for a broker that was killed before it registers that broker anew; 9 s by
+    # default. Shorter, a stall of a loaded machine would fence the broker.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     "log.retention.hours": "168",
     # Dead letters hold originals of up to 16 MiB, plus headers and the batch's own bytes.
     "message.max.bytes": str(20 << 20),

@@ -3,7 +3,7 @@
 Four ways out, one result:
 
 1. the ``with`` block ends (also by an exception or Ctrl-C): children get SIGTERM in reverse order, later SIGKILL;
-2. Ctrl-C again meanwhile: everything is killed at once;
+2. Ctrl-C meanwhile: what is left is killed at once;
 3. the owner dies (kill -9): the guard sees its pipe close and ends every process of the stack (``guard.py``);
 4. owner and guard die: the next start in the same folder ends what the state file and the environment marker name.
 
@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 from devstack import guard
 from devstack.child import KILL_SECONDS, POLL_SECONDS, ChildProcess, Probe
 from devstack.errors import StackError, StartError
+from devstack.interrupt import deferred_interrupts
 
 _GUARD_SECONDS = 15.0
 # A log that has grown past this is set aside (one predecessor is kept) when its process starts again.
@@ -191,18 +192,15 @@ class ProcessTable:
         with self._lock:
             self._closing = True
             children = list(reversed(self._children))
-        try:
-            for child in children:
-                child.stop()
-        except KeyboardInterrupt:
-            for child in children:
-                child.kill()
-            raise
-        finally:
-            self._end_guard()
-            with contextlib.suppress(OSError):
-                self._state_file.unlink()
-            self._folder_lock.release()
+        with deferred_interrupts() as interrupted:
+            try:
+                for child in children:
+                    child.stop(hurry=interrupted)
+            finally:
+                self._end_guard()
+                with contextlib.suppress(OSError):
+                    self._state_file.unlink()
+                self._folder_lock.release()
 
     def _end_guard(self) -> None:
         """Close the pipe: the guard ends what is left (orphans of children) and itself."""

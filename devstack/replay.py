@@ -30,6 +30,12 @@ class Vendor(NamedTuple):
     ivr: str
 
 
+    @property
+    def events_topic(self) -> str:
+        """Topic of its canonical events."""
+        return f"ccaaus.events.{self.name}.{self.tenant_id}"
+
+
 VENDORS = (Vendor("genesys", "bank-north", "AA01"), Vendor("cxone", "bank-south", "AA02"))
 
 
@@ -52,6 +58,7 @@ class CallReplay:
         first_dates: Play only so many of its dates.
         as_recorded: Keep the trace's dates; else they are moved by whole days so that the last is yesterday.
         flush_seconds: How often the sink closes a landing file.
+        suffix: Appended to the tenants' names and the sink's group, for several replays on one broker.
 
     Raises:
         ConfigurationError: the trace is no trace.
@@ -66,6 +73,7 @@ class CallReplay:
         first_dates: int | None = None,
         as_recorded: bool = False,
         flush_seconds: float = 2,
+        suffix: str = "",
     ) -> None:
         self.stack = stack
         self.folder = folder.absolute()
@@ -81,7 +89,9 @@ class CallReplay:
         self.ports = Ports(*(free_port() for _ in Ports._fields))
         self.config = self.folder / "ccaas.toml"
         self.urls: dict[str, str] = {}
+        self.vendors = tuple(vendor._replace(tenant_id=vendor.tenant_id + suffix) for vendor in VENDORS)
         self._flush_seconds = flush_seconds
+        self._suffix = suffix
         self._secret = secrets.token_hex(16)
 
     @property
@@ -96,13 +106,13 @@ class CallReplay:
             StartError: a simulator does not start; the message shows its log.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for vendor in VENDORS:
+        for vendor in self.vendors:
             self.urls[vendor.name] = self._start_simulator(vendor)
         self.config.write_text(self._toml(), encoding="utf-8")
 
     def begin(self, speed: float) -> None:
         """Start both clocks: event time over wall time is ``speed``, 0 as fast as possible."""
-        for vendor in VENDORS:
+        for vendor in self.vendors:
             answer = httpx.post(f"{self.urls[vendor.name]}/control/start", json={"speed": speed}, timeout=10)
             if answer.is_error:
                 msg = f"{vendor.name} simulator does not start its clock: {answer.text[:500]}"
@@ -119,7 +129,7 @@ class CallReplay:
 
     def is_done(self) -> bool:
         """Whether both have sent everything."""
-        return all(self.status(vendor.name)["state"] == "done" for vendor in VENDORS)
+        return all(self.status(vendor.name)["state"] == "done" for vendor in self.vendors)
 
     def settings(self) -> Settings:
         """The settings of the replay's configuration, as its services read them."""
@@ -127,7 +137,7 @@ class CallReplay:
 
     def last_event(self) -> datetime:
         """Time of the last event of the vendors, in event time."""
-        return max(datetime.fromisoformat(self.status(vendor.name)["sim_now"]) for vendor in VENDORS)
+        return max(datetime.fromisoformat(self.status(vendor.name)["sim_now"]) for vendor in self.vendors)
 
     def health_urls(self) -> dict[str, str]:
         """``/readyz`` of every streaming service."""
@@ -172,6 +182,8 @@ port = {ports.receiver}
 
 [sink]
 flush_seconds = {self._flush_seconds}
+group = "analytics-sink-group{self._suffix}"
+topics = '^ccaaus\\.events\\..*{self._suffix}$'
 
 [spool]
 min_free_disk_bytes = 100_000_000
@@ -182,7 +194,7 @@ cxone_publisher = {ports.cxone_publisher}
 analytics_sink = {ports.analytics_sink}
 
 [[tenants]]
-tenant_id = "bank-north"
+tenant_id = "{self.vendors[0].tenant_id}"
 vendor = "genesys"
 value_class = "high"
 [tenants.connection]
@@ -192,7 +204,7 @@ client_id = "ccaas"
 client_secret = "{self._secret}"
 
 [[tenants]]
-tenant_id = "bank-south"
+tenant_id = "{self.vendors[1].tenant_id}"
 vendor = "cxone"
 [tenants.connection]
 token_url = "{cxone}/auth/token"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 from rich.console import Console
 
 from devstack.artifacts import ArtifactCache
+from devstack.child import POLL_SECONDS
 from devstack.errors import StackError
+from devstack.interrupt import Interrupt, deferred_interrupts
 from devstack.kafka import KafkaBroker
-from devstack.lock import read_lock
+from devstack.lock import Lock, read_lock
 from devstack.prefect import PrefectServer
 from devstack.processes import ProcessTable
 from devstack.progress import stack_console, timed
@@ -96,39 +101,61 @@ class LocalStack:
         }
 
     def __enter__(self) -> LocalStack:
-        with ExitStack() as undo:
-            # Threads end after the processes that they wait for: callbacks run in reverse order.
-            pool = ThreadPoolExecutor(4, thread_name_prefix="stack")
-            undo.callback(pool.shutdown, cancel_futures=True)
+        with deferred_interrupts() as interrupted, ExitStack() as undo:
             undo.enter_context(self.processes)
-            for future in self._start_servers(pool):
-                future.result()
+            self._start_parts(interrupted)
             self._exit = undo.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._exit.close()
 
-    def _start_servers(self, pool: ThreadPoolExecutor) -> list[Future[None]]:
-        """Start each server as soon as its files are there; downloads stay in this thread, where Ctrl-C ends them."""
-        cache = ArtifactCache(console=self._console)
+    def _start_parts(self, interrupted: Interrupt) -> None:
+        """Start the parts side by side, each as soon as its files are there.
+
+        This thread polls and takes no lock; when it gives up, the end of the processes ends the other threads' waiting.
+        """
+        cache = ArtifactCache(console=self._console, interrupted=interrupted)
         lock = read_lock()
-        starting: list[Future[None]] = []
+        parts: list[Callable[[], None]] = []
         if self.prefect is not None:
-            starting.append(pool.submit(self._start, self.prefect))
+            parts.append(partial(self._start, self.prefect))
         if self._kafka_bootstrap is None:
-            jars = cache.fetch(lock.kafka, "Apache Kafka")
-            self.kafka = KafkaBroker(self.processes, self.root / "kafka", jars, self._kafka_port)
-            starting.append(pool.submit(self._start, self.kafka))
+            parts.append(partial(self._start_kafka, cache, lock))
         if self._registry_url is None:
-            program = cache.unpacked(lock.registry, "schema registry")
-            self.registry = SchemaRegistry(self.processes, self.root / "registry", program, self._registry_port)
-            starting.append(pool.submit(self._start, self.registry))
-        return starting
+            parts.append(partial(self._start_registry, cache, lock))
+        outcomes: list[BaseException | None] = []
+        for part in parts:
+            Thread(target=_report, args=(part, outcomes), daemon=True).start()
+        while len(outcomes) < len(parts) and not any(outcomes) and not interrupted():
+            time.sleep(POLL_SECONDS)
+        for failure in filter(None, outcomes):
+            raise failure
+        if interrupted():
+            raise KeyboardInterrupt
+
+    def _start_kafka(self, cache: ArtifactCache, lock: Lock) -> None:
+        jars = cache.fetch(lock.kafka, "Apache Kafka")
+        self.kafka = KafkaBroker(self.processes, self.root / "kafka", jars, self._kafka_port)
+        self._start(self.kafka)
+
+    def _start_registry(self, cache: ArtifactCache, lock: Lock) -> None:
+        program = cache.unpacked(lock.registry, "schema registry")
+        self.registry = SchemaRegistry(self.processes, self.root / "registry", program, self._registry_port)
+        self._start(self.registry)
 
     def _start(self, server: Server) -> None:
         with timed(self._console, server.label):
             server.start()
+
+
+def _report(part: Callable[[], None], outcomes: list[BaseException | None]) -> None:
+    try:
+        part()
+    except BaseException as error:  # noqa: BLE001 (raised again by the thread that waits)
+        outcomes.append(error)
+    else:
+        outcomes.append(None)
 
 
 def _started(address: str | None) -> str:

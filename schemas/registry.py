@@ -30,6 +30,10 @@ class Registry:
         self._client = SchemaRegistryClient(settings.client_config())
         self._url = settings.url
 
+    def close(self) -> None:
+        """Let go of the connection; decoders made here can learn no further schema."""
+        self._client.__exit__(None, None, None)
+
     def register(self, schema: str) -> int:
         """Register a version of the canonical event, FULL compatible; the same text again gives the same id.
 

@@ -16,7 +16,7 @@ from warehouse.engine import Warehouse, writer
 from warehouse.errors import QualityError
 from warehouse.landing import BrokenFileError, LandingFile
 from warehouse.ledger import LoadResult, LoadRun, load_run
-from warehouse.staging import stage
+from warehouse.staging import StagingError, stage
 from warehouse.statements import run as execute
 from warehouse.windows import Window
 
@@ -166,7 +166,7 @@ def _stage_good(
             with connection.begin():
                 staged = stage(connection, warehouse, [file.path for file in batch], bounds)
             failure = None
-        except sa.exc.DBAPIError as error:
+        except StagingError as error:
             failure = error
         if failure is None and (window or staged == sum(file.rows for file in batch)):
             return batch, staged, broken

@@ -9,18 +9,26 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import duckdb
+import duckdb_engine
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
+from streaming.errors import ServiceUnavailableError
 from warehouse import scratch
 from warehouse.engine import Warehouse
 from warehouse.statements import statements
 
 _COPY_ROWS = 50_000  # rows of one COPY chunk: some 40 MB with payload and metadata
+
+
+class StagingError(ServiceUnavailableError):
+    """Landing files did not reach the staging table: one of them is broken, or the database does not answer."""
 
 
 def stage(
@@ -38,41 +46,44 @@ def stage(
         Rows staged.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: a file can't be read, or the database failed.
+        StagingError: a file can't be read, or the database failed.
     """
     scratch.renew(connection, scratch.staged_events)
     low, high = bounds or (-(2**63), 2**63 - 1)
     values = {"files": [str(path) for path in files], "low": low, "high": high}
     select = statements("landing")["select"]
-    if connection.dialect.name == "duckdb":
-        names = scratch.staged_events.c.keys()
-        typed = select.columns(*[sa.column(column.name, column.type) for column in scratch.staged_events.c])
-        connection.execute(sa.insert(scratch.staged_events).from_select(names, typed), values)
-    else:
-        _copy(connection, warehouse, select, values)
-        connection.execute(sa.text("ANALYZE staged_events"))
+    try:
+        if connection.dialect.name == "duckdb":
+            _insert(connection, select, values)
+        else:
+            _copy(connection, warehouse, select, values)
+    except (sa.exc.DBAPIError, duckdb.Error, pa.ArrowException, psycopg.Error) as error:
+        msg = f"{len(files)} landing files could not be staged: {error}"
+        raise StagingError(msg) from error
     return int(connection.execute(sa.select(sa.func.count()).select_from(scratch.staged_events)).scalar_one())
 
 
-def _copy(connection: sa.Connection, warehouse: Warehouse, select: sa.TextClause, values: dict[str, object]) -> None:
-    engine = sa.create_engine(
-        "duckdb:///:memory:", poolclass=NullPool, connect_args={"config": warehouse.duckdb_config()}
-    )
+def _insert(connection: sa.Connection, select: sa.TextClause, values: dict[str, Any]) -> None:
+    columns = scratch.staged_events.c
+    typed = select.columns(*[sa.column(column.name, column.type) for column in columns])
+    connection.execute(sa.insert(scratch.staged_events).from_select(columns.keys(), typed), values)
+
+
+def _copy(connection: sa.Connection, warehouse: Warehouse, select: sa.TextClause, values: dict[str, Any]) -> None:
+    compiled = select.compile(dialect=duckdb_engine.Dialect())
+    parameters = [values[name] for name in compiled.positiontup or ()]
     options = pa_csv.WriteOptions(include_header=False)
     copy_rows = connection.connection.cursor().copy
-    try:
-        with (
-            engine.connect() as parquet,
-            copy_rows("COPY staged_events FROM STDIN (FORMAT csv)") as copy,
-        ):
-            parquet.execute(sa.text("SET TimeZone = 'UTC'"))
-            result = parquet.execute(select, values)
-            for batch in result.cursor.to_arrow_reader(_COPY_ROWS):
-                buffer = io.BytesIO()
-                pa_csv.write_csv(_without_nul(batch), buffer, options)
-                copy.write(buffer.getvalue())
-    finally:
-        engine.dispose()
+    with (
+        duckdb.connect(config=warehouse.duckdb_config()) as parquet,
+        copy_rows("COPY staged_events FROM STDIN (FORMAT csv)") as copy,
+    ):
+        parquet.execute("SET TimeZone = 'UTC'")
+        for batch in parquet.sql(compiled.string, params=parameters).to_arrow_reader(_COPY_ROWS):
+            buffer = io.BytesIO()
+            pa_csv.write_csv(_without_nul(batch), buffer, options)
+            copy.write(buffer.getbuffer())
+    connection.execute(sa.text("ANALYZE staged_events"))
 
 
 def _without_nul(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -61,6 +61,8 @@ class AnalyticsSink:
         self._zone = LandingZone(settings.landing_dir)
         self._zone.remove_orphans(slot)
         self._buffer = Buffer()
+        self.assigned = False
+        """Whether this member has partitions; read by the health server's thread."""
         self._flush_due = time.monotonic() + settings.sink.flush_seconds
         self._tenants = {tenant.events_topic: tenant for tenant in settings.tenants}
         self._consumer = Consumer(
@@ -85,11 +87,6 @@ class AnalyticsSink:
         self._consumer.subscribe(
             [settings.sink.topics], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
-
-    @property
-    def assigned(self) -> bool:
-        """Whether this member has partitions."""
-        return bool(self._consumer.assignment())
 
     def step(self) -> None:
         """Read a batch and flush if a bound is reached.
@@ -188,6 +185,7 @@ class AnalyticsSink:
                 offset = landed + 1
             partition.offset = offset  # without either a negative constant: auto.offset.reset decides
         consumer.incremental_assign(partitions)
+        self.assigned = self.assigned or bool(partitions)
         log.info("partitions assigned", count=len(partitions))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def test_it_serves_keeps_committed_rows_over_a_crash_and_leaves_nothing() -> Non
     lingering.close()
     assert set(Path(tempfile.gettempdir()).glob("ccaas-postgres-*")) == before
     assert set(Path("/dev/shm").glob("PostgreSQL*")) == shared_before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
+def test_root_s_venv_may_be_closed_to_the_server_s_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devstack.postgres._open_to_all", lambda _: False)
+    with temporary_postgres() as server:
+        assert query(server.url, "SELECT 1") == 1
+        assert "ccaas-postgres-" in psutil.Process(server.child.pid).exe()
 
 
 def test_the_password_is_needed() -> None:

@@ -13,8 +13,6 @@ import pytest
 from rich.console import Console
 
 from devstack.errors import StackError
-from devstack.prefect import PrefectServer
-from devstack.processes import ProcessTable
 from devstack.stack import LocalStack
 from tests.devstack.leftovers import marked_with, still_there
 
@@ -63,12 +61,17 @@ def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
     return value
 
 
-def test_a_flow_run_gets_the_environment_and_ends_with_the_stack(tmp_path: Path) -> None:
+def test_a_flow_run_gets_its_environment_outlives_a_server_crash_and_ends_with_the_stack(tmp_path: Path) -> None:
     (tmp_path / "flow_of_this_test.py").write_text(FLOW)
     note = tmp_path / "note"
     root = tmp_path / "stack"
-    external = {"kafka_bootstrap": "127.0.0.1:1", "registry_url": "http://127.0.0.1:1"}
-    with LocalStack(root, prefect=True, console=Console(quiet=True), **external) as stack:
+    with LocalStack(
+        root,
+        prefect=True,
+        kafka_bootstrap="127.0.0.1:1",
+        registry_url="http://127.0.0.1:1",
+        console=Console(quiet=True),
+    ) as stack:
         assert stack.prefect is not None
         api = Api(stack.prefect_api_url)
         pools = {
@@ -86,6 +89,11 @@ def test_a_flow_run_gets_the_environment_and_ends_with_the_stack(tmp_path: Path)
         assert config == "here.toml"
         wait_for(lambda: api.call("GET", f"/flow_runs/{run}")["state"]["type"] == "RUNNING", 20)
 
+        stack.prefect.kill()
+        stack.prefect.start()
+        assert {pool["name"] for pool in api.call("POST", "/work_pools/filter", {})} == {"streams", "batch"}
+        assert api.call("GET", f"/flow_runs/{run}")["state"]["type"] == "RUNNING"
+
         # A killed worker leaves its flow run orphaned; that too must end with the stack.
         orphan = psutil.Process(int(pid))
         stack.prefect.worker("streams").kill()
@@ -93,19 +101,6 @@ def test_a_flow_run_gets_the_environment_and_ends_with_the_stack(tmp_path: Path)
         assert orphan in children
         api.close()
     assert still_there(children) == []
-
-
-def test_the_server_comes_back_with_its_work_pools(tmp_path: Path) -> None:
-    with ProcessTable(tmp_path) as processes:
-        server = PrefectServer(processes, tmp_path / "prefect", limits={"only": 1})
-        server.start()
-        address = server.api_url
-        server.kill()
-        server.start()
-        assert server.api_url == address
-        api = Api(address)
-        assert [pool["name"] for pool in api.call("POST", "/work_pools/filter", {})] == ["only"]
-        api.close()
 
 
 def test_a_stack_without_prefect_says_so(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from rich.console import Console
@@ -35,10 +38,22 @@ with LocalStack(Path(sys.argv[1])) as stack:
 """
 
 
+@contextmanager
+def owner_of(root: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that starts a stack, killed at the latest when the block ends."""
+    command = [sys.executable, "-c", OWNER, str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as owner:
+        try:
+            yield owner
+        finally:
+            owner.kill()
+
+
 def create_topic(bootstrap_servers: str, **config: str) -> str:
     name = f"topic-{uuid.uuid4().hex[:8]}"
     topic = NewTopic(name, num_partitions=2, replication_factor=1, config=config)
-    AdminClient({"bootstrap.servers": bootstrap_servers}).create_topics([topic])[name].result(10)
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})  # its futures fail when it is collected
+    admin.create_topics([topic])[name].result(20)
     return name
 
 
@@ -61,7 +76,7 @@ def first_value(bootstrap_servers: str, topic: str) -> bytes | None:
         consumer.close()
 
 
-def record(name: str, *fields: dict[str, object]) -> Schema:
+def record(name: str, *fields: Mapping[str, object]) -> Schema:
     return Schema(json.dumps({"type": "record", "name": name, "fields": fields}), "AVRO")
 
 
@@ -91,7 +106,9 @@ def test_a_dead_letter_of_16_mib_fits(stack: LocalStack) -> None:
 def test_topics_are_not_made_by_accident(stack: LocalStack) -> None:
     producer = Producer({"bootstrap.servers": stack.bootstrap_servers, "message.timeout.ms": 2000})
     errors: list[str] = []
-    producer.produce("nobody-made-me", b"x", on_delivery=lambda error, _: errors.append(error.name()))
+    producer.produce(
+        "nobody-made-me", b"x", on_delivery=lambda error, _: errors.append(error.name() if error else "delivered")
+    )
     producer.flush(10)
     assert errors in (["UNKNOWN_TOPIC_OR_PART"], ["_UNKNOWN_TOPIC"], ["_MSG_TIMED_OUT"])
     topics = AdminClient({"bootstrap.servers": stack.bootstrap_servers}).list_topics(timeout=10).topics
@@ -128,18 +145,17 @@ def test_a_stopped_broker_refuses_and_starts_again(stack: LocalStack) -> None:
 
 
 def test_full_compatibility_refuses_what_breaks_readers_or_writers(stack: LocalStack) -> None:
-    client = SchemaRegistryClient({"url": stack.registry_url})
     subject = f"com.example.{uuid.uuid4().hex}"
     one = {"name": "a", "type": "string"}
-    first = client.register_schema(subject, record("R", one))
-    client.set_compatibility(subject, "FULL")
-    with pytest.raises(SchemaRegistryError) as caught:
-        client.register_schema(subject, record("R", one, {"name": "b", "type": "long"}))
-    assert caught.value.http_status_code == httpx.codes.CONFLICT
     optional = {"name": "b", "type": ["null", "long"], "default": None}
-    second = client.register_schema(subject, record("R", one, optional))
-    assert second != first
-    assert client.register_schema(subject, record("R", one)) == first
+    with SchemaRegistryClient({"url": stack.registry_url}) as client:
+        first = client.register_schema(subject, record("R", one))
+        client.set_compatibility(subject, "FULL")
+        with pytest.raises(SchemaRegistryError) as caught:
+            client.register_schema(subject, record("R", one, {"name": "b", "type": "long"}))
+        assert caught.value.http_status_code == httpx.codes.CONFLICT
+        assert client.register_schema(subject, record("R", one, optional)) != first
+        assert client.register_schema(subject, record("R", one)) == first
 
 
 @pytest.mark.parametrize("way", ["kill", "stop"])
@@ -147,14 +163,15 @@ def test_schemas_and_their_ids_outlive_the_registry(stack: LocalStack, way: str)
     assert stack.registry is not None
     subject = f"com.example.{uuid.uuid4().hex}"
     schema = record("R", {"name": "a", "type": "string"})
-    identity = SchemaRegistryClient({"url": stack.registry_url}).register_schema(subject, schema)
+    with SchemaRegistryClient({"url": stack.registry_url}) as client:
+        identity = client.register_schema(subject, schema)
     getattr(stack.registry, way)()  # at once: a write still on its way to the disk would be lost
     with pytest.raises(httpx.ConnectError):
         httpx.get(stack.registry_url, trust_env=False)
     stack.registry.start()
-    fresh = SchemaRegistryClient({"url": stack.registry_url})
-    assert fresh.get_latest_version(subject).schema_id == identity
-    assert fresh.register_schema(subject, schema) == identity
+    with SchemaRegistryClient({"url": stack.registry_url}) as fresh:
+        assert fresh.get_latest_version(subject).schema_id == identity
+        assert fresh.register_schema(subject, schema) == identity
 
 
 def test_a_port_that_is_taken_is_named_with_its_holder(tmp_path: Path) -> None:
@@ -170,12 +187,12 @@ def test_a_port_that_is_taken_is_named_with_its_holder(tmp_path: Path) -> None:
 
 
 def test_addresses_of_a_cluster_that_exists_are_used_instead(tmp_path: Path) -> None:
-    addresses = {"kafka_bootstrap": "broker1:9092,broker2:9092", "registry_url": "https://registry.example"}
-    with LocalStack(tmp_path, **addresses) as external:
+    brokers, registry = "broker1:9092,broker2:9092", "https://registry.example"
+    with LocalStack(tmp_path, kafka_bootstrap=brokers, registry_url=registry) as external:
         assert (external.kafka, external.registry) == (None, None)
         assert external.environment() == {
-            "CCAAS_KAFKA__BOOTSTRAP_SERVERS": "broker1:9092,broker2:9092",
-            "CCAAS_REGISTRY__URL": "https://registry.example",
+            "CCAAS_KAFKA__BOOTSTRAP_SERVERS": brokers,
+            "CCAAS_REGISTRY__URL": registry,
         }
         assert marked_with("CCAAS_STACK_ID", external.processes.stack_id) == []
 
@@ -192,13 +209,14 @@ def test_ports_are_given_out_once_and_below_the_ephemeral_range() -> None:
 
 
 def test_kill_9_of_the_owner_leaves_nothing_and_the_next_start_finds_its_data(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as owner:
+    with owner_of(tmp_path) as owner:
         assert owner.stdout is not None
         bootstrap_servers, registry_url = owner.stdout.readline().split()
         topic = create_topic(bootstrap_servers)
         produce(bootstrap_servers, topic, b"kept")
         schema = record("R", {"name": "a", "type": "string"})
-        identity = SchemaRegistryClient({"url": registry_url}).register_schema("s", schema)
+        with SchemaRegistryClient({"url": registry_url}) as client:
+            identity = client.register_schema("s", schema)
         stack_id = json.loads((tmp_path / "stack.json").read_text())["stack_id"]
         children = marked_with("CCAAS_STACK_ID", stack_id)
         assert len(children) == 2
@@ -207,12 +225,12 @@ def test_kill_9_of_the_owner_leaves_nothing_and_the_next_start_finds_its_data(tm
     with LocalStack(tmp_path) as again:
         assert [process for process in children if is_alive(process)] == []
         assert first_value(again.bootstrap_servers, topic) == b"kept"
-        assert SchemaRegistryClient({"url": again.registry_url}).get_latest_version("s").schema_id == identity
+        with SchemaRegistryClient({"url": again.registry_url}) as client:
+            assert client.get_latest_version("s").schema_id == identity
 
 
 def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", OWNER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as owner:
+    with owner_of(tmp_path) as owner:
         state = tmp_path / "stack.json"
         deadline = time.monotonic() + 30
         while not (state.exists() and json.loads(state.read_text())["processes"]):

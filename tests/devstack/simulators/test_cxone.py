@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import itertools
 import json
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from schemas.normalise import normaliser
-from tests.devstack.simulators.support import SHIPPED, Received, Receiver, Simulator, number, simulator, unpad
-from tests.truth.trace_rows import call, write_trace
+from tests.devstack.simulators.support import SHIPPED, Received, Receiver, Simulator, command, number, simulator, unpad
+from tests.truth.trace_rows import call, clock, write_trace
 
 WEBHOOKS = "/ic3api/v2/integrations/webhooks"
 HISTORY = "/inContactAPI/services/v30.0/agents/state-history"
@@ -57,6 +60,13 @@ def small_trace(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def busy_trace(tmp_path: Path) -> Path:
+    """200 answered calls: 800 webhooks."""
+    rows = [call(exit_at=clock(36_000 + 9 * n), wait=1 + n % 20, talk=30, line="AA0201") for n in range(200)]
+    return write_trace(tmp_path / "busy.tsv", rows)
+
+
+@pytest.fixture
 def sim(tmp_path: Path, small_trace: Path) -> Iterator[Simulator]:
     with simulator("cxone", tmp_path, small_trace) as made:
         yield made
@@ -71,8 +81,6 @@ def jws_is_good(request: Received, keys: dict[str, dict[str, str]]) -> bool:
     key = keys.get(header["kid"])
     if key is None:
         return False
-    import base64
-
     signed = f"{encoded_header}.{base64.urlsafe_b64encode(request.body).decode().rstrip('=')}".encode()
     raw = unpad(signature)
     try:
@@ -94,11 +102,10 @@ def published(sim: Simulator) -> dict[str, dict[str, str]]:
     return {key["kid"]: key for key in keys}
 
 
-@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
 def test_the_shipped_day_is_delivered_whole_signed_and_becomes_what_is_expected(
-    tmp_path: Path, receiver: Receiver, algorithm: str
+    tmp_path: Path, receiver: Receiver
 ) -> None:
-    with simulator("cxone", tmp_path, SHIPPED, *target(receiver), "--algorithm", algorithm) as sim:
+    with simulator("cxone", tmp_path, SHIPPED, *target(receiver)) as sim:
         keys = published(sim)
         sim.start()
         status = sim.wait_done(60)
@@ -149,11 +156,26 @@ def test_bodies_of_a_call(sim: Simulator, receiver: Receiver) -> None:
     }  # fmt: skip
     ended = abandoned["CALL_ENDED"]
     assert sorted(abandoned) == ["CALL_ENDED", "CALL_STARTED", "QUEUE_ENTERED"]
-    assert (ended["abandoned"], ended["inQueueSeconds"], ended["skillId"], "agentId" in ended) == (True, 30, "PS", False)
+    assert (ended["abandoned"], ended["inQueueSeconds"], ended["skillId"], "agentId" in ended) == (
+        True,
+        30,
+        "PS",
+        False,
+    )
     ended = never_queued["CALL_ENDED"]
     assert sorted(never_queued) == ["CALL_ENDED", "CALL_STARTED"]
     assert (ended["abandoned"], ended["inQueueSeconds"], "skillId" in ended) == (True, 0, False)
     assert sim.status()["sent"]["conversation.abandoned"] == 1
+
+
+def test_rs256(tmp_path: Path, small_trace: Path, receiver: Receiver) -> None:
+    with simulator("cxone", tmp_path, small_trace, *target(receiver), "--algorithm", "RS256") as sim:
+        keys = published(sim)
+        assert {(key["kty"], key["alg"]) for key in keys.values()} == {("RSA", "RS256")}
+        sim.start()
+        sim.wait_done()
+    assert len(receiver.requests) == 9
+    assert all(jws_is_good(request, keys) for request in receiver.requests)
 
 
 def test_hmac(tmp_path: Path, small_trace: Path, receiver: Receiver) -> None:
@@ -185,9 +207,8 @@ def test_registering_again_changes_and_does_not_double(sim: Simulator, receiver:
     assert status["missing"]["conversation.ended"] == 3
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_wrong_registrations(sim: Simulator, receiver: Receiver) -> None:
+    wrongs: list[dict[str, Any]] = [
         {"name": ""},
         {"url": "ftp://x/"},
         {"url": "http://[::1/"},
@@ -196,11 +217,10 @@ def test_registering_again_changes_and_does_not_double(sim: Simulator, receiver:
         {"authentication": {"token": ""}},
         {"authentication": {"token": "two\nlines"}},
         {"retryPolicy": {"maxRetries": -1}},
-    ],
-)
-def test_wrong_registrations(sim: Simulator, receiver: Receiver, wrong: dict[str, Any]) -> None:
-    answer = register(sim, receiver, **wrong)
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad.request")
+    ]
+    for wrong in wrongs:
+        answer = register(sim, receiver, **wrong)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad.request"), wrong
     refused = sim.http.post("/control/start")
     assert (refused.status_code, refused.json()["code"]) == (409, "not.ready")
 
@@ -228,7 +248,7 @@ def test_backoff_doubles_and_ends_in_giving_up(sim: Simulator, receiver: Receive
     assert "conversation.started" not in status["sent"]
     body = receiver.requests[0].body
     times = [request.at for request in receiver.requests if request.body == body]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(gap >= least for gap, least in zip(gaps, (0.045, 0.095, 0.195), strict=True))
 
 
@@ -242,23 +262,25 @@ def test_no_receiver_counts_as_a_refused_connection(tmp_path: Path, small_trace:
     assert (status["given_up"], status["delivered"]) == (9, 0)
 
 
-def test_batches_are_arrays(tmp_path: Path, receiver: Receiver) -> None:
-    with simulator("cxone", tmp_path, SHIPPED, *target(receiver)) as sim:
+def test_batches_are_arrays(tmp_path: Path, busy_trace: Path, receiver: Receiver) -> None:
+    with simulator("cxone", tmp_path, busy_trace, *target(receiver)) as sim:
         keys = published(sim)
         sim.start(batch_ms=50)
         status = sim.wait_done()
-    assert status["delivered"] == len({event["eventId"] for event in receiver.events}) == 2814
-    assert len(receiver.requests) < 200
+    assert status["delivered"] == len({event["eventId"] for event in receiver.events}) == 800
+    assert len(receiver.requests) < 60
     assert all(1 <= len(request.events) <= 100 for request in receiver.requests)
     assert all(jws_is_good(request, keys) for request in receiver.requests)
     assert status["sent"] == status["expected"]
 
 
-def test_wrong_and_unknown_keys_hit_the_same_events_under_the_same_seed(tmp_path: Path, receiver: Receiver) -> None:
+def test_wrong_and_unknown_keys_hit_the_same_events_under_the_same_seed(
+    tmp_path: Path, busy_trace: Path, receiver: Receiver
+) -> None:
     bad: list[list[str]] = []
     for seed in (1, 1, 2):
         receiver.requests.clear()
-        with simulator("cxone", tmp_path, SHIPPED, *target(receiver)) as sim:
+        with simulator("cxone", tmp_path, busy_trace, *target(receiver)) as sim:
             keys = published(sim)
             sim.misbehave(wrong_key=0.1, unknown_key=0.1, seed=seed)
             sim.start(batch_ms=20)
@@ -269,7 +291,7 @@ def test_wrong_and_unknown_keys_hit_the_same_events_under_the_same_seed(tmp_path
         assert len(named - set(keys)) == 1
         assert len(named & set(keys)) == 1
         bad.append(sorted(event["eventId"] for request in refused for event in request.events))
-        assert len(bad[-1]) == status["wrongly_signed"] > 300
+        assert len(bad[-1]) == status["wrongly_signed"] > 100
     assert bad[0] == bad[1] != bad[2]
 
 
@@ -288,18 +310,20 @@ def test_keys_rotate_with_overlap(tmp_path: Path, small_trace: Path, receiver: R
     assert all(jws_is_good(request, keys) for request in receiver.requests)
 
 
-def test_dropped_doubled_and_changed_webhooks_but_no_touched_history(tmp_path: Path, receiver: Receiver) -> None:
-    with simulator("cxone", tmp_path, SHIPPED, *target(receiver)) as sim:
+def test_dropped_doubled_and_changed_webhooks_but_no_touched_history(
+    tmp_path: Path, busy_trace: Path, receiver: Receiver
+) -> None:
+    with simulator("cxone", tmp_path, busy_trace, *target(receiver)) as sim:
         sim.misbehave(drop=0.1, duplicate=0.1, fields={"share": 0.1, "remove": ["contactId"]})
         sim.start(batch_ms=20)
         status = sim.wait_done()
         total = sim.http.get(HISTORY, headers=sim.bearer()).json()["totalRecords"]
     ids = Counter(event["eventId"] for event in receiver.events)
-    assert 200 < status["dropped"] == 2814 - len(ids)
-    assert 180 < status["duplicated"] == sum(count == 2 for count in ids.values())
+    assert 40 < status["dropped"] == 800 - len(ids)
+    assert 40 < status["duplicated"] == sum(count == 2 for count in ids.values())
     assert status["delivered"] == sum(ids.values())
     changed = {event["eventId"] for event in receiver.events if "contactId" not in event}
-    assert len(changed) == status["changed"] > 180
+    assert len(changed) == status["changed"] > 40
     assert Counter(status["sent"]) + Counter(status["missing"]) == Counter(status["expected"])
     assert status["sent"]["agent.status_changed"] == status["expected"]["agent.status_changed"] == total
 
@@ -340,21 +364,18 @@ def test_state_history_pages_of_a_stable_snapshot(tmp_path: Path, receiver: Rece
     assert [row["startDate"] for row in rows] == sorted(row["startDate"] for row in rows)
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"updatedSince": "yesterday"},
-        {"updatedSince": "2023-08-29T00:00:00"},
-        {"until": "2023-08-29"},
-        {"skip": "-1"},
-        {"skip": "x"},
-        {"top": "0"},
-        {"top": "10001"},
-    ],
-)
-def test_wrong_state_history_requests(sim: Simulator, params: dict[str, str]) -> None:
-    answer = sim.http.get(HISTORY, params=params, headers=sim.bearer())
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad.request")
+def test_wrong_state_history_requests(sim: Simulator) -> None:
+    for name, value in (
+        ("updatedSince", "yesterday"),
+        ("updatedSince", "2023-08-29T00:00:00"),
+        ("until", "2023-08-29"),
+        ("skip", "-1"),
+        ("skip", "x"),
+        ("top", "0"),
+        ("top", "10001"),
+    ):
+        answer = sim.http.get(HISTORY, params={name: value}, headers=sim.bearer())
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad.request"), (name, value)
 
 
 def test_the_api_refuses_on_request_and_counts_it_apart(sim: Simulator) -> None:
@@ -377,11 +398,8 @@ def test_the_api_refuses_on_request_and_counts_it_apart(sim: Simulator) -> None:
     ],
 )
 def test_wrong_arguments_end_with_a_clear_message(small_trace: Path, arguments: tuple[str, ...], message: str) -> None:
-    import subprocess
-
-    from tests.devstack.simulators.support import command
-
-    done = subprocess.run(command("cxone", small_trace, *arguments), capture_output=True, text=True, timeout=20)
+    line = command("cxone", small_trace, *arguments)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

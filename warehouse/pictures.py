@@ -1,0 +1,195 @@
+"""Pictures and tables for people, from a read connection. Pure: a connection in, PNG bytes or Markdown out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from warehouse.statements import statements
+from warehouse.windows import Window
+
+_OFFERED, _ANSWERED, _ABANDONED = "#9db4c8", "#1f5f8b", "#c8553d"
+_INK, _MUTED, _GRID = "#22303c", "#5d6b78", "#dfe5ea"
+_WIDTH_IN, _HEIGHT_IN, _DPI = 11.0, 4.6, 130
+_HOURS_SHOWN = timedelta(days=2)
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalCounts:
+    """Sums of one interval over the chosen queues."""
+
+    start: datetime
+    minutes: int
+    offered: int
+    answered: int
+    abandoned: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSummary:
+    """Sums and rates of one queue over a window; a rate is None if its denominator is 0."""
+
+    vendor: str
+    tenant_id: str
+    queue_id: str
+    offered: int
+    answered: int
+    abandoned: int
+    service_level: float | None
+    asa_ms: float | None
+    aht_ms: float | None
+    abandon_rate: float | None
+
+
+def interval_counts(
+    connection: sa.Connection, window: Window, *, tenant_id: str | None = None, queue_id: str | None = None
+) -> list[IntervalCounts]:
+    """Offered, answered, abandoned per interval with activity, in order of time."""
+    values = {"start": window.start, "end": window.end, "tenant_id": tenant_id, "queue_id": queue_id}
+    rows = connection.execute(statements("pictures")["interval_counts"], values)
+    return [IntervalCounts(start, int(minutes), int(o), int(a), int(b)) for start, minutes, o, a, b in rows]
+
+
+def queue_summaries(connection: sa.Connection, window: Window) -> list[QueueSummary]:
+    """Per queue, busiest first."""
+    rows = connection.execute(statements("pictures")["queue_summaries"], {"start": window.start, "end": window.end})
+    return [QueueSummary(*row) for row in rows]
+
+
+def offered_answered_png(
+    connection: sa.Connection, window: Window, *, tenant_id: str | None = None, queue_id: str | None = None
+) -> bytes:
+    """Offered and answered per interval, abandons below the line.
+
+    Args:
+        connection: from :func:`warehouse.engine.reader`.
+        window: what to show; at most a few days stay readable.
+        tenant_id: only this tenant, else all together.
+        queue_id: only this queue, else all together.
+
+    Returns:
+        A PNG of 1430 x 598 pixels; without any data it says so.
+    """
+    counts = interval_counts(connection, window, tenant_id=tenant_id, queue_id=queue_id)
+    whose = " · ".join([tenant_id or "all tenants", f"queue {queue_id}" if queue_id else "all queues"])
+    return draw_counts(counts, window, whose)
+
+
+def draw_counts(counts: Sequence[IntervalCounts], window: Window, whose: str) -> bytes:
+    """Draw what :func:`interval_counts` gave; ``whose`` names tenant and queue in the title."""
+    # Matplotlib takes a second to import, and few loads draw. Figure without pyplot: no global state, no display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: PLC0415
+
+    figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), dpi=_DPI, facecolor="white")
+    axes = figure.add_axes((0.055, 0.1, 0.93, 0.7))
+    minutes = counts[0].minutes if counts else 15
+    totals = ", ".join(
+        f"{sum(getattr(count, name) for count in counts):,} {name}" for name in ("offered", "answered", "abandoned")
+    )
+    figure.text(0.012, 0.925, f"Contacts offered and answered per {minutes} min", size=14, color=_INK, weight="bold")
+    figure.text(0.012, 0.865, f"{whose} · {_span(window)} UTC · {totals}", size=10, color=_MUTED)
+    if counts:
+        _bars(axes, counts, narrow=window.end - window.start <= _HOURS_SHOWN)
+        figure.legend(
+            loc="upper right", bbox_to_anchor=(0.992, 0.99), ncols=3, frameon=False, fontsize=10, labelcolor=_INK
+        )
+    else:
+        axes.text(0.5, 0.5, "no contacts in this window", transform=axes.transAxes, ha="center", color=_MUTED, size=13)
+    _time_axis(axes, *_limits(counts, window))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):,.0f}"))
+    if not counts:
+        axes.set_yticks([])
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_MUTED, length=0, labelsize=9.5)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _bars(axes: Any, counts: Sequence[IntervalCounts], *, narrow: bool) -> None:
+    """Answered before offered, so that both are seen also where more is answered than offered."""
+    from matplotlib.dates import date2num  # noqa: PLC0415
+
+    width = timedelta(minutes=counts[0].minutes) / timedelta(days=1)
+    starts = [float(date2num(count.start)) for count in counts]
+    inset, inner, outer = (0.2, 0.52, 0.92) if narrow else (0.0, 1.0, 1.0)
+    shared = {"align": "edge", "linewidth": 0}
+    axes.bar(starts, [c.offered for c in counts], width * outer, color=_OFFERED, label="offered", **shared)
+    axes.bar(
+        [start + width * inset for start in starts],
+        [c.answered for c in counts],
+        width * inner,
+        color=_ANSWERED,
+        label="answered",
+        **shared,
+    )
+    axes.bar(starts, [-c.abandoned for c in counts], width * outer, color=_ABANDONED, label="abandoned", **shared)
+    axes.axhline(0, color=_INK, linewidth=0.8)
+
+
+def _time_axis(axes: Any, start: datetime, end: datetime) -> None:
+    """Hours for up to two days, else days."""
+    from matplotlib.dates import AutoDateLocator, DateFormatter, HourLocator, date2num  # noqa: PLC0415
+
+    axes.set_xlim(date2num(start), date2num(end))
+    hours = (end - start) / timedelta(hours=1)
+    if end - start <= _HOURS_SHOWN:
+        axes.xaxis.set_major_locator(HourLocator(byhour=range(0, 24, max(1, round(hours / 12)))))
+        axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
+    else:
+        axes.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=10))
+        axes.xaxis.set_major_formatter(DateFormatter("%a %d %b"))
+
+
+def queue_summary_markdown(connection: sa.Connection, window: Window) -> str:
+    """A Markdown table of the queues, busiest first."""
+    lines = [
+        f"Queues, {_span(window)} UTC",
+        "",
+        "| tenant | queue | offered | answered | abandoned | service level | ASA | AHT |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for queue in queue_summaries(connection, window):
+        # A pipe in an id would break the row.
+        names = [name.replace("|", "\\|") for name in (f"{queue.tenant_id} ({queue.vendor})", queue.queue_id)]
+        abandoned = f"{queue.abandoned:,}" + (f" ({queue.abandon_rate:.1%})" if queue.abandon_rate is not None else "")
+        numbers = [f"{queue.offered:,}", f"{queue.answered:,}", abandoned]
+        level = "" if queue.service_level is None else f"{queue.service_level:.1%}"
+        lines.append("| " + " | ".join([*names, *numbers, level, _clock(queue.asa_ms), _clock(queue.aht_ms)]) + " |")
+    if len(lines) == 4:
+        lines.append("| no contacts in this window | | | | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def _limits(counts: Sequence[IntervalCounts], window: Window) -> tuple[datetime, datetime]:
+    """The busy part of the window and an hour around it, so that closed hours do not fill the picture."""
+    if not counts:
+        return window.start, window.end
+    margin = timedelta(hours=1)
+    last = counts[-1].start + timedelta(minutes=counts[-1].minutes)
+    return max(window.start, counts[0].start - margin), min(window.end, last + margin)
+
+
+def _span(window: Window) -> str:
+    last = window.end - timedelta(milliseconds=1)
+    if last.date() == window.start.date():
+        return f"{window.start:%a %d %b %Y}"
+    return f"{window.start:%a %d %b %Y} to {last:%a %d %b %Y}"
+
+
+def _clock(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return ""
+    seconds = round(milliseconds / 1000)
+    return f"{seconds // 60}:{seconds % 60:02}"
