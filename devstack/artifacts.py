@@ -39,7 +39,6 @@ _TRIES = 4
 _CONNECT_AND_READ_SECONDS = 30
 # Another process may be downloading 250 MB over a slow line; past this, something is stuck.
 _LOCK_SECONDS = 1800
-_CHUNK = 1 << 20
 
 
 # What jgo calls with a file's name and size; the context is entered and told of every chunk's bytes.

@@ -90,7 +90,7 @@ class ChildProcess:
             time.sleep(POLL_SECONDS)
 
     def stop(self, deadline_s: float = STOP_SECONDS, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Ask it to end, after the deadline (seconds) or in a hurry kill it; then end descendants that it left behind."""
+        """Ask it to end, after the deadline (seconds) or in a hurry kill it; then end descendants that are left."""
         descendants = self._descendants()
         with self._lock:
             self._popen.send_signal(self._stop_signal)

@@ -1,4 +1,4 @@
-"""The main job: a real day of calls from both vendors through the whole platform, run by Prefect, into the warehouse."""
+"""The main job: a real day of calls from both vendors through the platform, run by Prefect, into the warehouse."""
 
 from __future__ import annotations
 

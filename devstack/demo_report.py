@@ -132,7 +132,7 @@ def collect(replay: CallReplay, *, seconds: float) -> Report:
     return Report(vendors=vendors, tables=tables, warehouse=shown, seconds=seconds)
 
 
-def _count(
+def _count(  # noqa: PLR0917
     replay: CallReplay, settings: Settings, vendor: Vendor, bus: Bus, decoder: Decoder, connection: sa.Connection
 ) -> VendorCounts:
     status = replay.status(vendor.name)

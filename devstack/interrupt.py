@@ -1,8 +1,8 @@
 """Ctrl-C at points of our choosing.
 
-Python raises KeyboardInterrupt between any two instructions of the main thread. Raised while ``threading.Condition`` takes
-its lock, it leaves the lock taken, and a thread that reports its result there waits for ever (seen with futures). So where
-threads start or stop parts of the stack, Ctrl-C only sets a flag that is looked at.
+Python raises KeyboardInterrupt between any two instructions of the main thread. Raised while ``threading.Condition``
+takes its lock, it leaves the lock taken, and a thread that reports its result there waits for ever. So where threads
+start or stop parts of the stack, Ctrl-C only sets a flag that is looked at.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ class Vendor(NamedTuple):
     tenant_id: str
     ivr: str
 
-
     @property
     def events_topic(self) -> str:
         """Topic of its canonical events."""

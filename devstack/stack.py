@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 from rich.console import Console
 
@@ -22,6 +22,9 @@ from devstack.processes import ProcessTable
 from devstack.progress import stack_console, timed
 from devstack.registry import SchemaRegistry
 from devstack.server import Server
+
+# A thread may be in the middle of a read from the repository; it is a daemon, so no exit waits for it longer.
+_JOIN_SECONDS = 5.0
 
 
 class LocalStack:
@@ -102,20 +105,22 @@ class LocalStack:
 
     def __enter__(self) -> LocalStack:
         with deferred_interrupts() as interrupted, ExitStack() as undo:
+            threads: list[Thread] = []
+            given_up = Event()
+            # In reverse order: downloads are told to end, processes end, and so do the threads that waited for them.
+            undo.callback(_join, threads)
             undo.enter_context(self.processes)
-            self._start_parts(interrupted)
+            undo.callback(given_up.set)
+            cache = ArtifactCache(console=self._console, interrupted=lambda: interrupted() or given_up.is_set())
+            self._start_parts(self._parts(cache), threads, interrupted)
             self._exit = undo.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._exit.close()
 
-    def _start_parts(self, interrupted: Interrupt) -> None:
-        """Start the parts side by side, each as soon as its files are there.
-
-        This thread polls and takes no lock; when it gives up, the end of the processes ends the other threads' waiting.
-        """
-        cache = ArtifactCache(console=self._console, interrupted=interrupted)
+    def _parts(self, cache: ArtifactCache) -> list[Callable[[], None]]:
+        """What is to be started, each as soon as its files are there."""
         lock = read_lock()
         parts: list[Callable[[], None]] = []
         if self.prefect is not None:
@@ -124,9 +129,14 @@ class LocalStack:
             parts.append(partial(self._start_kafka, cache, lock))
         if self._registry_url is None:
             parts.append(partial(self._start_registry, cache, lock))
+        return parts
+
+    def _start_parts(self, parts: list[Callable[[], None]], threads: list[Thread], interrupted: Interrupt) -> None:
+        """Start the parts side by side."""
         outcomes: list[BaseException | None] = []
         for part in parts:
-            Thread(target=_report, args=(part, outcomes), daemon=True).start()
+            threads.append(Thread(target=_report, args=(part, outcomes), daemon=True))
+            threads[-1].start()
         while len(outcomes) < len(parts) and not any(outcomes) and not interrupted():
             time.sleep(POLL_SECONDS)
         for failure in filter(None, outcomes):
@@ -156,6 +166,11 @@ def _report(part: Callable[[], None], outcomes: list[BaseException | None]) -> N
         outcomes.append(error)
     else:
         outcomes.append(None)
+
+
+def _join(threads: list[Thread]) -> None:
+    for thread in threads:
+        thread.join(_JOIN_SECONDS)
 
 
 def _started(address: str | None) -> str:

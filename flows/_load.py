@@ -7,10 +7,19 @@ from datetime import UTC, datetime
 
 from prefect.artifacts import create_image_artifact, create_table_artifact
 from prefect.runtime import flow_run
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from streaming.errors import ConfigurationError
+from streaming.errors import ConfigurationError, ServiceUnavailableError
 from warehouse.ledger import LoadResult
 from warehouse.windows import Window
+
+retry_while_down = retry(
+    retry=retry_if_exception_type(ServiceUnavailableError),
+    stop=stop_after_attempt(3),
+    wait=wait_fixed(15),
+    reraise=True,
+)
+"""A load is tried again while the warehouse is busy or down; not for a wrong window, which no retry mends."""
 
 
 def run_id() -> str:

@@ -6,13 +6,15 @@ from datetime import datetime
 
 from prefect import flow
 
-from flows._load import run_id, show_result, window_of
+from flows._load import retry_while_down, run_id, show_result, window_of
 from streaming.settings import load_settings
+from warehouse.ledger import LoadResult
 from warehouse.load_conversations import load_conversations
 from warehouse.schema import open_warehouse
+from warehouse.windows import Window
 
 
-@flow(name="load-analytics", retries=2, retry_delay_seconds=15)
+@flow(name="load-analytics")
 def load_analytics(start: datetime | None = None, end: datetime | None = None) -> int:
     """Build one row a conversation. Idempotent for any window.
 
@@ -23,7 +25,12 @@ def load_analytics(start: datetime | None = None, end: datetime | None = None) -
     Returns:
         Rows written.
     """
-    with open_warehouse(load_settings()) as warehouse:
-        result = load_conversations(warehouse, window_of(start, end), run_id=run_id())
+    result = _load(window_of(start, end))
     show_result(result)
     return result.rows
+
+
+@retry_while_down
+def _load(window: Window | None) -> LoadResult:
+    with open_warehouse(load_settings()) as warehouse:
+        return load_conversations(warehouse, window, run_id=run_id())

@@ -85,7 +85,7 @@ class Decoder:
         buffer.seek(_HEADER.size)
         try:
             event = fastavro.schemaless_reader(buffer, writer, self._reader)
-        except Exception as error:  # fastavro raises what the broken bytes happen to cause
+        except Exception as error:  # noqa: BLE001 (fastavro raises what the broken bytes happen to cause)
             msg = f"not Avro of schema {schema_id}: {type(error).__name__}: {error}"
             raise BadEventError(msg, reason="undecodable") from None
         return cast("CanonicalEvent", event)

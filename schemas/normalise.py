@@ -130,17 +130,8 @@ class Normaliser:
             if not all(test(document) for test in rule.when):
                 continue
             timestamp = rule.timestamp(document)
-            payload: dict[str, str] = {}
             metadata = {NATIVE_TYPE_KEY: native.name}
-            for key, read in rule.payload:
-                try:
-                    value = read(document)
-                except _Unfit as unfit:  # an optional field of an unexpected type is kept, not used
-                    path, given = unfit.args
-                    metadata[f"{self.vendor}.{self._shown(path)}"] = _text(given)
-                    continue
-                if value is not None:
-                    payload[key] = value
+            payload = self._payload(rule, document, metadata)
             if unmapped is None:
                 unmapped = {f"{self.vendor}.{path}": text for path, text in self._unmapped(document, native.mapped)}
             metadata.update(unmapped)
@@ -159,6 +150,20 @@ class Normaliser:
             msg = f"{native_type[:200]!r}: no rule's condition holds; see schemas/fieldmaps/{self.vendor}.toml"
             raise BadEventError(msg, reason="no_rule", path=".".join(self._native_type))
         return events
+
+    def _payload(self, rule: _Rule, document: dict[str, Json], metadata: dict[str, str]) -> dict[str, str]:
+        """The rule's values; an optional field of an unexpected type is kept in the metadata instead."""
+        payload: dict[str, str] = {}
+        for key, read in rule.payload:
+            try:
+                value = read(document)
+            except _Unfit as unfit:
+                path, given = unfit.args
+                metadata[f"{self.vendor}.{self._shown(path)}"] = _text(given)
+            else:
+                if value is not None:
+                    payload[key] = value
+        return payload
 
     def _native(self, native_type: str) -> _Native | None:
         """The rules of a type, whose id (``v2.users.{id}.routingStatus``) may be anything without a dot."""

@@ -32,7 +32,7 @@ class Registry:
 
     def close(self) -> None:
         """Let go of the connection; decoders made here can learn no further schema."""
-        self._client.__exit__(None, None, None)
+        self._client.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def register(self, schema: str) -> int:
         """Register a version of the canonical event, FULL compatible; the same text again gives the same id.

@@ -102,7 +102,7 @@ def topics_ensure() -> None:
 
 
 @app.command()
-def demo(
+def demo(  # noqa: PLR0917 (a command's options)
     trace: Annotated[Path | None, typer.Option(help="Trace file; default is the shipped weekday.")] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Replay only the trace's first N dates.")] = None,
     speed: Annotated[float, typer.Option(min=1, help="Event time over wall time.")] = 600,

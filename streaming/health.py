@@ -1,4 +1,4 @@
-"""``/healthz`` (alive and moving), ``/readyz`` (can do its work) and ``/metrics`` of a service without HTTP of its own."""
+"""``/healthz`` (alive and moving), ``/readyz`` (can do its work) and ``/metrics`` of services without HTTP."""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ TRANSPORT = "ccaas.transport"
 class Publisher:
     """Sends events to their tenants' topics.
 
-    ``publish`` only queues; ``poll`` runs the callbacks of what Kafka acknowledged. A record that Kafka refuses for good is
-    never acknowledged: ``check`` then raises, and the caller starts anew from its durable input (spool, cursor). Use one
-    instance from one thread.
+    ``publish`` only queues; ``poll`` runs the callbacks of what Kafka acknowledged. A record that Kafka refuses for good
+    is never acknowledged: ``check`` then raises, and the caller starts anew from its durable input (spool, cursor).
+    Use one instance from one thread.
 
     Args:
         settings: Kafka and producer settings.
@@ -111,7 +111,7 @@ class Publisher:
         counter = dead_lettered.labels(tenant.vendor, tenant.tenant_id)
         self._produce(tenant.dlq_topic, key, value, headers, counter, acknowledged)
 
-    def _produce(
+    def _produce(  # noqa: PLR0917 (by position: it runs once an event)
         self,
         topic: str,
         key: bytes | None,

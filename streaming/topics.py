@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Future
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException
@@ -37,8 +38,6 @@ def ensure_topics(settings: KafkaSettings, tenants: Iterable[Tenant]) -> None:
         for tenant in tenants
         for name, partitions in ((tenant.events_topic, tenant.partitions), (tenant.dlq_topic, 1))
     }
-    if not wanted:
-        return
     admin = AdminClient(settings.client_config())
     try:
         existing = admin.list_topics(timeout=_TIMEOUT_S).topics
@@ -46,27 +45,27 @@ def ensure_topics(settings: KafkaSettings, tenants: Iterable[Tenant]) -> None:
         msg = f"Kafka at {settings.bootstrap_servers} does not answer: {error.args[0].str()}"
         raise ServiceUnavailableError(msg) from None
     missing = [topic for name, topic in wanted.items() if name not in existing]
-    for name, future in (admin.create_topics(missing, request_timeout=_TIMEOUT_S) if missing else {}).items():
-        try:
-            future.result(_TIMEOUT_S)
-        except KafkaException as error:
-            # Another process was faster: that is what we wanted.
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                msg = f"topic {name}: {error.args[0].str()}; mend the tenant's partitions or kafka.replication_factor"
-                raise ConfigurationError(msg) from None
-        else:
-            log.info("topic created", topic=name, partitions=wanted[name].num_partitions)
+    if missing:
+        created = admin.create_topics(missing, request_timeout=_TIMEOUT_S)
+        _settle(created, KafkaError.TOPIC_ALREADY_EXISTS, "created")
     grown = [
         NewPartitions(name, topic.num_partitions)
         for name, topic in wanted.items()
         if name in existing and 0 < len(existing[name].partitions) < topic.num_partitions
     ]
-    for name, future in (admin.create_partitions(grown, request_timeout=_TIMEOUT_S) if grown else {}).items():
+    if grown:
+        # Keys move between partitions; consumers do not rely on an order across them (docs/architecture.md).
+        _settle(admin.create_partitions(grown, request_timeout=_TIMEOUT_S), KafkaError.INVALID_PARTITIONS, "enlarged")
+
+
+def _settle(futures: dict[str, Future[None]], harmless: int, done: str) -> None:
+    """Wait for the cluster's answers; the ``harmless`` one says that another process was faster."""
+    for name, future in futures.items():
         try:
             future.result(_TIMEOUT_S)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.INVALID_PARTITIONS:  # another process was faster
-                msg = f"topic {name}: {error.args[0].str()}; mend the tenant's partitions"
+            if error.args[0].code() != harmless:
+                msg = f"topic {name}: {error.args[0].str()}; mend the tenant's partitions or kafka.replication_factor"
                 raise ConfigurationError(msg) from None
         else:
-            log.warning("partitions added; keys move between partitions from now on", topic=name)
+            log.info("topic settled", topic=name, done=done)

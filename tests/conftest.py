@@ -52,7 +52,8 @@ class Platform:
             f"[receiver]\nport = {ports['receiver']}\n"
             "[spool]\nmin_free_disk_bytes = 0\n"
             # The group is shared with other tests on this broker: patterns match their topics too.
-            f'[sink]\nflush_seconds = 0.5\ngroup = "sink-{self.suffix}"\ntopics = "^ccaaus\\\\.events\\\\..*-{self.suffix}$"\n'
+            "[sink]\nflush_seconds = 0.5\n"
+            f'group = "sink-{self.suffix}"\ntopics = "^ccaaus\\\\.events\\\\..*-{self.suffix}$"\n'
             "[state]\nlease_ttl_seconds = 2\n"
             f"[health]\ngenesys_ingest = {ports['genesys_ingest']}\ncxone_publisher = {ports['cxone_publisher']}\n"
             f"analytics_sink = {ports['analytics_sink']}\n" + "\n".join(self._tenants),

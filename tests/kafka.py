@@ -25,7 +25,9 @@ def read_all(platform: Platform, topic: str) -> list[Message]:
     )
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        ends = {number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10) for number in partitions}
+        ends = {
+            number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10) for number in partitions
+        }
         consumer.assign([TopicPartition(topic, number, low) for number, (low, _) in ends.items()])
         wanted = sum(high - low for low, high in ends.values())
         found: list[Message] = []

@@ -44,8 +44,7 @@ class Replaying:
 
         def on_bus() -> bool:
             return all(
-                bus.count(vendor.events_topic)
-                >= sum(self.replay.status(vendor.name)["sent"].values())
+                bus.count(vendor.events_topic) >= sum(self.replay.status(vendor.name)["sent"].values())
                 for vendor in self.replay.vendors
             )
 

@@ -88,7 +88,7 @@ def draw_counts(counts: Sequence[IntervalCounts], window: Window, whose: str) ->
     from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: PLC0415
 
     figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), dpi=_DPI, facecolor="white")
-    axes = figure.add_axes((0.055, 0.1, 0.93, 0.7))
+    axes = figure.add_axes((0.045, 0.1, 0.925, 0.7))
     minutes = counts[0].minutes if counts else 15
     totals = ", ".join(
         f"{sum(getattr(count, name) for count in counts):,} {name}" for name in ("offered", "answered", "abandoned")

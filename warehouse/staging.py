@@ -70,7 +70,7 @@ def _insert(connection: sa.Connection, select: sa.TextClause, values: dict[str, 
 
 
 def _copy(connection: sa.Connection, warehouse: Warehouse, select: sa.TextClause, values: dict[str, Any]) -> None:
-    compiled = select.compile(dialect=duckdb_engine.Dialect())
+    compiled = select.compile(dialect=duckdb_engine.Dialect(paramstyle="numeric_dollar"))
     parameters = [values[name] for name in compiled.positiontup or ()]
     options = pa_csv.WriteOptions(include_header=False)
     copy_rows = connection.connection.cursor().copy

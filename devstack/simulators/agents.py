@@ -1,4 +1,4 @@
-"""Agents' statuses, derived from the calls they took (DESIGN §8)."""
+"""Agents' statuses, derived from the calls they took: the trace itself has none."""
 
 from __future__ import annotations
 

@@ -107,10 +107,6 @@ class TokenIssuer:
             raise RefusedTokenError(problem(403, "missing.permissions", f"the token lacks the scope {scope}", headers))
         return client
 
-    def revoke_all(self) -> None:
-        """Forget every token: requests with one get 401."""
-        self._tokens.clear()
-
     def _issue(self, client: Client, scopes: frozenset[str]) -> str:
         if len(self._tokens) >= _MAX_TOKENS:
             del self._tokens[next(iter(self._tokens))]

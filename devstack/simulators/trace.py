@@ -1,6 +1,14 @@
 """Reads a trace: the tab-separated call records of ``data/README.md``, plain or gzip-compressed.
 
-The rules by which a row becomes a call are those of ../shared/DESIGN.md §8. Clock readings are UTC.
+What a row becomes (clock readings are UTC):
+
+- PHANTOM: nothing.
+- The call starts at vru_entry; at vru_exit if vru_time is negative, since then vru_entry is wrong.
+- It is queued if an agent took it or q_time > 0: at q_start if q_time > 0, else at vru_exit. Its wait is q_time.
+- AGENT: answered q_time after it was queued, over ser_time later. q_exit and ser_start, which differ by a second or
+  two in the real file, play no part.
+- HANG: over q_time after it was queued; at vru_exit if it never was. A service time is ignored.
+- A clock reading earlier than the one before it in the row is of the next day; other times past midnight come by addition.
 """
 
 from __future__ import annotations
@@ -128,7 +136,7 @@ def read_trace(path: Path, *, ivr: str, shift_days: int = 0, first_dates: int | 
 
 
 def _call(row: dict[str, str], day_ms: int, day: str) -> Call:
-    """A row that passed the checks, by the rules of DESIGN §8."""
+    """A row that passed the checks, by the rules above."""
     queued, wait = None, int(row["q_time"])
     started, left_ivr = _in_ivr(row)
     if wait:

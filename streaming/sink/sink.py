@@ -39,8 +39,9 @@ buffered_rows = Gauge("ccaas_sink_rows_buffered", "Events waiting for the next f
 class AnalyticsSink:
     """One member of the group, under a leased slot.
 
-    At least once, in this order: 1. read, 2. buffer, 3. file (fsync, rename), 4. dead letters acknowledged, 5. commit. A
-    crash between 3 and 5 leaves a file whose offsets are not committed: on assignment the member seeks past what has landed.
+    At least once, in this order: 1. read, 2. buffer, 3. file (fsync, rename), 4. dead letters acknowledged, 5. commit.
+    A crash between 3 and 5 leaves a file whose offsets are not committed: on assignment the member seeks past what has
+    landed.
 
     Args:
         settings: The platform's.

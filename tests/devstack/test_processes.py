@@ -22,6 +22,13 @@ from tests.devstack.leftovers import marked_with, still_there
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
+MULE = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("set", flush=True)
+time.sleep(600)
+"""
+
 # Starts a child in a session of its own and leaves it orphaned; writes the orphan's pid.
 FORKER = """
 import os, subprocess, sys, time
@@ -139,12 +146,7 @@ def test_children_are_stopped_in_reverse_order(tmp_path: Path) -> None:
 
 
 def test_a_child_that_ignores_sigterm_is_killed(table: ProcessTable) -> None:
-    script = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('set', flush=True); time.sleep(600)"
-    )
-    child = table.start(
-        "mule", [sys.executable, "-c", script], probe=lambda: "set" in table.log_file("mule").read_text()
-    )
+    child = table.start("mule", [sys.executable, "-c", MULE], probe=partial(_is_set, table.log_file("mule")))
     child.stop(deadline_s=0.3)
     assert child.exit_code == -signal.SIGKILL
 
@@ -202,6 +204,29 @@ def test_ctrl_c_reaches_the_owner_alone_and_ends_all_in_order(owner: subprocess.
     owner.wait(20)
     assert still_there(children) == []
     assert (tmp_path / "stack" / "logs" / "listener.log").read_text() == f"set\n{signal.SIGTERM}\n"
+
+
+def test_a_second_ctrl_c_kills_what_does_not_end(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from devstack.processes import ProcessTable\n"
+        f"mule = [sys.executable, '-c', {MULE!r}]\n"
+        "with ProcessTable(Path(sys.argv[1])) as table:\n"
+        "    log = table.log_file('mule')\n"
+        "    table.start('mule', mule, probe=lambda: 'set' in log.read_text())\n"
+        "    print('ready', flush=True); time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "ready\n"
+        stack_id = json.loads((tmp_path / "stack.json").read_text())["stack_id"]
+        (mule,) = marked_with("CCAAS_STACK_ID", stack_id)
+        owner.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert is_alive(mule)
+        owner.send_signal(signal.SIGINT)
+        owner.wait(5)
+    assert not is_alive(mule)
 
 
 def test_a_second_start_ends_what_owner_and_guard_left(owner: subprocess.Popen[str], tmp_path: Path) -> None:

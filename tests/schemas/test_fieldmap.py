@@ -33,7 +33,10 @@ def test_a_map_that_is_right_loads() -> None:
     ("changes", "said"),
     [
         ({"fields": ["nowhere"]}, "no such group of fields: nowhere"),
-        ({"also": {"conversation_id": {"path": "id"}, "colour": {"path": "c"}}}, "not in the payload vocabulary: colour"),
+        (
+            {"also": {"conversation_id": {"path": "id"}, "colour": {"path": "c"}}},
+            "not in the payload vocabulary: colour",
+        ),
         ({"also": {}}, "identity needs conversation_id"),
         ({"canonical": "conversation.begun"}, "canonical"),
         ({"also": {"conversation_id": {"path": "id", "const": "x"}}}, "give either path or const"),
@@ -48,5 +51,5 @@ def test_a_fault_in_a_map_is_named(changes: dict[str, Any], said: str) -> None:
 
 
 def test_an_unknown_vendor_is_a_configuration_error_that_lists_the_known() -> None:
-    with pytest.raises(ConfigurationError, match="'nobody' has no field map .* known vendors: cxone, genesys"):
+    with pytest.raises(ConfigurationError, match=r"'nobody' has no field map .* known vendors: cxone, genesys"):
         load_field_map("nobody")

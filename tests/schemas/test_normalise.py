@@ -69,7 +69,14 @@ def test_agent_status_of_both_vendors_uses_one_vocabulary() -> None:
         "t",
     )
     (south,) = CXONE.normalise(
-        raw({"eventType": "AGENT_STATE", "agentId": 7, "agentStateName": "Available", "startDate": "2026-11-23T09:00:00Z"}),
+        raw(
+            {
+                "eventType": "AGENT_STATE",
+                "agentId": 7,
+                "agentStateName": "Available",
+                "startDate": "2026-11-23T09:00:00Z",
+            }
+        ),
         "t",
     )
     assert north["payload"] == {"agent_id": "MICHAL", "agent_status": "IDLE"}
@@ -132,7 +139,10 @@ def test_an_optional_field_of_another_type_is_kept_as_metadata() -> None:
 
 
 def test_an_ignored_frame_becomes_nothing() -> None:
-    assert GENESYS.normalise(raw({"topicName": "channel.metadata", "eventBody": {"message": "WebSocket Heartbeat"}}), "t") == []
+    assert (
+        GENESYS.normalise(raw({"topicName": "channel.metadata", "eventBody": {"message": "WebSocket Heartbeat"}}), "t")
+        == []
+    )
 
 
 def test_the_id_is_a_uuid5_of_the_occurrence_not_of_the_arrival() -> None:
@@ -152,7 +162,8 @@ def test_the_id_is_a_uuid5_of_the_occurrence_not_of_the_arrival() -> None:
 
 def test_what_occurs_once_a_contact_has_no_time_in_its_id() -> None:
     early, late = (
-        GENESYS.normalise(raw(genesys("customer.start", eventTime=at)), "t")[0]["event_id"] for at in (AT_MS, AT_MS + 9_000)
+        GENESYS.normalise(raw(genesys("customer.start", eventTime=at)), "t")[0]["event_id"]
+        for at in (AT_MS, AT_MS + 9_000)
     )
     assert early == late
 
@@ -183,7 +194,9 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from([ended(), genesys("acd.end", queueId="q", acdOutcome="ANSWERED", answeredUserId="a")]), st.data())
+@given(
+    st.sampled_from([ended(), genesys("acd.end", queueId="q", acdOutcome="ANSWERED", answeredUserId="a")]), st.data()
+)
 def test_any_value_in_any_field_is_an_event_or_a_typed_failure(message: dict[str, Any], data: st.DataObject) -> None:
     body = dict(message.get("eventBody", message))
     body[data.draw(st.sampled_from(sorted(body)))] = data.draw(JSON)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import duckdb
 import httpx
 import pytest
+from confluent_kafka import Producer
 
 from tests.conftest import Platform
 from tests.kafka import read_all, read_events
@@ -121,8 +122,6 @@ def test_kill_9_of_every_service_loses_and_doubles_nothing(path: CxonePath) -> N
 
 
 def test_an_undecodable_record_does_not_stop_the_sink(path: CxonePath) -> None:
-    from confluent_kafka import Producer
-
     producer = Producer({"bootstrap.servers": path.platform.stack.bootstrap_servers})
     producer.produce(path.events_topic, key=b"k", value=b"not avro", headers=[("theirs", b"1"), ("null", None)])
     producer.produce(path.events_topic, key=b"tombstone", value=None)

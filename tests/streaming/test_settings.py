@@ -45,7 +45,10 @@ def test_client_properties_reach_every_client_and_no_log(config: Path) -> None:
         ("[kafka]\nbootstrap = 1\n", "kafka.bootstrap"),
         ('[receiver]\nport = "many"\n', "receiver.port"),
         ('[[tenants]]\ntenant_id = "a.b"\nvendor = "cxone"\n', "tenants.0.tenant_id"),
-        ('[[tenants]]\ntenant_id = "a"\nvendor = "cxone"\n[[tenants]]\ntenant_id = "a"\nvendor = "cxone"\n', "given twice"),
+        (
+            '[[tenants]]\ntenant_id = "a"\nvendor = "cxone"\n[[tenants]]\ntenant_id = "a"\nvendor = "cxone"\n',
+            "given twice",
+        ),
         ("[kafka\n", "ccaas.toml"),
         ("[warehouse]\ninterval_minutes = 7\n", "warehouse.interval_minutes"),
     ],

@@ -99,7 +99,7 @@ class TenantStream:
                 failures = 1 if self._read != began else failures + 1
                 self._log.warning("stream broken", error=f"{type(error).__name__}: {error}")
             finally:
-                self._set_open(False)
+                self._set_open(is_open=False)
             backoff = min(_BACKOFF_S * 2 ** (failures - 2), _MAX_BACKOFF_S) if failures > 1 else 0.0
             await asyncio.sleep(random.uniform(*_RECONNECT_S) + backoff)
 
@@ -117,7 +117,7 @@ class TenantStream:
         counter = frames.labels(self.tenant.tenant_id)
         try:
             async with opened as stream:
-                self._set_open(True)
+                self._set_open(is_open=True)
                 async for frame in stream:
                     counter.inc()
                     while not self._publisher.has_room or len(self.tracker) >= _MAX_IN_FLIGHT:
@@ -131,7 +131,7 @@ class TenantStream:
                 self._log.error("the client lacks the scope streaming:read; grant it at the vendor")
             raise
 
-    def _set_open(self, is_open: bool) -> None:  # noqa: FBT001
+    def _set_open(self, *, is_open: bool) -> None:
         self.is_open = is_open
         connected.labels(self.tenant.tenant_id).set(is_open)
 

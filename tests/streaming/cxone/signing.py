@@ -38,7 +38,13 @@ class SigningKey:
         numbers = self.key.public_key().public_numbers()
         if self.alg == "RS256":
             return {"kty": "RSA", "kid": self.kid, "n": _integer(numbers.n, 256), "e": "AQAB"}
-        return {"kty": "EC", "crv": "P-256", "kid": self.kid, "x": _integer(numbers.x, 32), "y": _integer(numbers.y, 32)}
+        return {
+            "kty": "EC",
+            "crv": "P-256",
+            "kid": self.kid,
+            "x": _integer(numbers.x, 32),
+            "y": _integer(numbers.y, 32),
+        }
 
     def sign(self, body: bytes, *, age: float = 0, alg: str | None = None, **header: Any) -> dict[str, str]:
         protected = {"alg": alg or self.alg, "kid": self.kid, "iat": int(time.time() - age)} | header

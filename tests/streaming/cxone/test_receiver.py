@@ -111,7 +111,9 @@ def test_get_is_refused_and_probes_answer(world: World) -> None:
     assert httpx.get(f"{world.url}/elsewhere").status_code == 404
     assert httpx.get(f"{world.url}/readyz").status_code == 200
     world.post("south", BODY, BEARER | KEY.sign(BODY))
-    assert 'ccaas_cxone_webhooks_total{answer="accepted",tenant_id="south"} 1.0' in httpx.get(f"{world.url}/metrics").text
+    assert (
+        'ccaas_cxone_webhooks_total{answer="accepted",tenant_id="south"} 1.0' in httpx.get(f"{world.url}/metrics").text
+    )
 
 
 def test_a_full_line_is_503_for_its_tenant_only(world: World) -> None:

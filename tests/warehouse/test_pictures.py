@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import io
+
+from matplotlib.image import imread
+
+from tests.warehouse.events import abandoned, assigned, at, handled, land, queued
+from warehouse.engine import Warehouse, publish_read_copy, reader
+from warehouse.load_events import load_events
+from warehouse.load_intervals import load_wfm_intervals
+from warehouse.pictures import IntervalCounts, interval_counts, offered_answered_png, queue_summary_markdown
+from warehouse.windows import Window
+
+DAY = Window(at("00:00:00"), at("00:00:00", day=5))
+
+
+def _load(warehouse: Warehouse) -> None:
+    land(
+        warehouse.landing_dir,
+        queued("09:00:00", "c1"),
+        assigned("09:00:30", "c1", wait_ms=30_000),
+        handled("09:02:00", "c1", talk_ms=90_000),
+        queued("09:20:00", "c2", queue="a|b"),
+        abandoned("09:21:00", "c2", queue="a|b", wait_ms=60_000),
+    )
+    load_events(warehouse, run_id="r")
+    load_wfm_intervals(warehouse, DAY, run_id="r")
+    publish_read_copy(warehouse, force=True)
+
+
+def test_counts_are_of_the_chosen_queues(warehouse: Warehouse) -> None:
+    _load(warehouse)
+    with reader(warehouse) as connection:
+        assert interval_counts(connection, DAY) == [
+            IntervalCounts(at("09:00:00"), 15, 1, 1, 0),
+            IntervalCounts(at("09:15:00"), 15, 1, 0, 1),
+        ]
+        assert interval_counts(connection, DAY, tenant_id="bank-north", queue_id="PS") == [
+            IntervalCounts(at("09:00:00"), 15, 1, 1, 0)
+        ]
+        assert interval_counts(connection, DAY, tenant_id="bank-south") == []
+
+
+def test_the_picture_shows_the_counts(warehouse: Warehouse) -> None:
+    _load(warehouse)
+    with reader(warehouse) as connection:
+        full = imread(io.BytesIO(offered_answered_png(connection, DAY)))
+        nothing = imread(io.BytesIO(offered_answered_png(connection, DAY, tenant_id="nobody")))
+    assert full.shape == nothing.shape == (598, 1430, 4)
+    red = (full[..., 0] > 0.7) & (full[..., 1] < 0.4)  # the colour of abandons
+    assert red[300:].sum() > 1000
+    assert not ((nothing[..., 0] > 0.7) & (nothing[..., 1] < 0.4)).any()
+
+
+def test_the_table_has_a_row_a_queue(warehouse: Warehouse) -> None:
+    _load(warehouse)
+    with reader(warehouse) as connection:
+        lines = queue_summary_markdown(connection, DAY).splitlines()
+        assert lines[0] == "Queues, Mon 04 Jan 1999 UTC"
+        assert lines[4:] == [
+            "| bank-north (genesys) | PS | 1 | 1 | 0 (0.0%) | 0.0% | 0:30 | 1:30 |",
+            "| bank-north (genesys) | a\\|b | 1 | 0 | 1 (100.0%) |  |  |  |",
+        ]
+        assert "no contacts" in queue_summary_markdown(connection, Window(at("00:00:00"), at("01:00:00")))
