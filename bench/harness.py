@@ -73,11 +73,17 @@ class Figure:
         """Whether the goal is met, None without one."""
         if self.goal is None:
             return None
-        if self.goal.of == "ratio":
-            return self.ratio is not None and self.goal.holds(self.ratio)
         if self.goal.of == "worst":
-            return all(self.goal.holds(value) for value in self.rounds)
-        return self.goal.holds(median(self.rounds))
+            return self.rounds_met == len(self.rounds)
+        judged = self.ratios if self.goal.of == "ratio" else self.rounds
+        return bool(judged) and self.goal.holds(median(judged))
+
+    @property
+    def rounds_met(self) -> int:
+        """How many rounds meet the goal by themselves: a median hides a bad round."""
+        if self.goal is None:
+            return 0
+        return sum(map(self.goal.holds, self.ratios if self.goal.of == "ratio" else self.rounds))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -93,6 +99,7 @@ class Figure:
             "ratio": self.ratio,
             "goal": str(self.goal) if self.goal else None,
             "met": self.met,
+            "rounds_met": self.rounds_met if self.goal else None,
         }
 
 
@@ -107,7 +114,9 @@ def as_table(results: dict[str, list[Figure]]) -> Table:
     for benchmark, figures in results.items():
         table.add_section()
         for figure in figures:
-            met = {None: "", True: "[green]met[/]", False: "[bold red]missed[/]"}[figure.met]
+            met = {None: "", True: "[green]met", False: "[bold red]missed"}[figure.met]
+            if figure.met is not None:
+                met += f"[/] {figure.rounds_met}/{len(figure.rounds)}"
             table.add_row(
                 benchmark,
                 figure.name,

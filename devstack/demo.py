@@ -87,9 +87,7 @@ class Demo:
             return 130
 
     def _on(self, stack: LocalStack, root: Path) -> int:
-        prefect = PrefectServer(stack.processes, root / "prefect")
-        with timed(self._console, prefect.label):
-            prefect.start()
+        prefect = _prefect_of(stack)
         replay = CallReplay(
             stack, root / "platform", trace=self._trace, first_dates=self._days, as_recorded=self._as_recorded
         )
@@ -215,8 +213,15 @@ def _stack(settings: Settings, root: Path, console: Console) -> Iterator[LocalSt
     """Kafka and registry: the cluster that the settings name, else local ones."""
     kafka = settings.kafka.bootstrap_servers if "bootstrap_servers" in settings.kafka.model_fields_set else None
     registry = settings.registry.url if "url" in settings.registry.model_fields_set else None
-    with LocalStack(root, kafka_bootstrap=kafka, registry_url=registry, console=console) as stack:
+    with LocalStack(root, prefect=True, kafka_bootstrap=kafka, registry_url=registry, console=console) as stack:
         yield stack
+
+
+def _prefect_of(stack: LocalStack) -> PrefectServer:
+    if stack.prefect is None:
+        msg = "the stack was started without Prefect"
+        raise StackError(msg)
+    return stack.prefect
 
 
 def _is_ready(url: str) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
@@ -102,7 +102,7 @@ class Warehouse:
         """Length of an interval, ms."""
         return self.interval_minutes * 60_000
 
-    def duckdb_config(self) -> dict[str, str | int]:
+    def duckdb_config(self) -> dict[str, Any]:
         """DuckDB's limits; the same for every connection of a process, which DuckDB demands for one file."""
         return {"memory_limit": self.memory_limit, "threads": self.threads}
 

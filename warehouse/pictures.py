@@ -6,12 +6,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib import import_module
 from typing import Any
 
 import sqlalchemy as sa
 
 from warehouse.statements import statements
-from warehouse.windows import Window
+from warehouse.windows import EPOCH, Window
 
 _OFFERED, _ANSWERED, _ABANDONED = "#9db4c8", "#1f5f8b", "#c8553d"
 _INK, _MUTED, _GRID = "#22303c", "#5d6b78", "#dfe5ea"
@@ -83,7 +84,6 @@ def offered_answered_png(
 def draw_counts(counts: Sequence[IntervalCounts], window: Window, whose: str) -> bytes:
     """Draw what :func:`interval_counts` gave; ``whose`` names tenant and queue in the title."""
     # Matplotlib takes a second to import, and few loads draw. Figure without pyplot: no global state, no display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: PLC0415
 
@@ -113,16 +113,14 @@ def draw_counts(counts: Sequence[IntervalCounts], window: Window, whose: str) ->
     for spine in axes.spines.values():
         spine.set_visible(False)
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer, format="png", dpi=_DPI)  # without a display: the Agg canvas
     return buffer.getvalue()
 
 
 def _bars(axes: Any, counts: Sequence[IntervalCounts], *, narrow: bool) -> None:
     """Answered before offered, so that both are seen also where more is answered than offered."""
-    from matplotlib.dates import date2num  # noqa: PLC0415
-
     width = timedelta(minutes=counts[0].minutes) / timedelta(days=1)
-    starts = [float(date2num(count.start)) for count in counts]
+    starts = [_day_number(count.start) for count in counts]
     inset, inner, outer = (0.2, 0.52, 0.92) if narrow else (0.0, 1.0, 1.0)
     shared = {"align": "edge", "linewidth": 0}
     axes.bar(starts, [c.offered for c in counts], width * outer, color=_OFFERED, label="offered", **shared)
@@ -140,16 +138,15 @@ def _bars(axes: Any, counts: Sequence[IntervalCounts], *, narrow: bool) -> None:
 
 def _time_axis(axes: Any, start: datetime, end: datetime) -> None:
     """Hours for up to two days, else days."""
-    from matplotlib.dates import AutoDateLocator, DateFormatter, HourLocator, date2num  # noqa: PLC0415
-
-    axes.set_xlim(date2num(start), date2num(end))
+    dates: Any = import_module("matplotlib.dates")  # Any: it is half typed
+    axes.set_xlim(_day_number(start), _day_number(end))
     hours = (end - start) / timedelta(hours=1)
     if end - start <= _HOURS_SHOWN:
-        axes.xaxis.set_major_locator(HourLocator(byhour=range(0, 24, max(1, round(hours / 12)))))
-        axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
+        axes.xaxis.set_major_locator(dates.HourLocator(byhour=range(0, 24, max(1, round(hours / 12)))))
+        axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
     else:
-        axes.xaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=10))
-        axes.xaxis.set_major_formatter(DateFormatter("%a %d %b"))
+        axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=4, maxticks=10))
+        axes.xaxis.set_major_formatter(dates.DateFormatter("%a %d %b"))
 
 
 def queue_summary_markdown(connection: sa.Connection, window: Window) -> str:
@@ -170,6 +167,11 @@ def queue_summary_markdown(connection: sa.Connection, window: Window) -> str:
     if len(lines) == 4:
         lines.append("| no contacts in this window | | | | | | | |")
     return "\n".join(lines) + "\n"
+
+
+def _day_number(instant: datetime) -> float:
+    """Matplotlib's unit of time: days since 1970."""
+    return (instant - EPOCH) / timedelta(days=1)
 
 
 def _limits(counts: Sequence[IntervalCounts], window: Window) -> tuple[datetime, datetime]:

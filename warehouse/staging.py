@@ -57,7 +57,7 @@ def stage(
             _insert(connection, select, values)
         else:
             _copy(connection, warehouse, select, values)
-    except (sa.exc.DBAPIError, duckdb.Error, pa.ArrowException, psycopg.Error) as error:
+    except (sa.exc.DBAPIError, duckdb.Error, pa.ArrowException, psycopg.Error, OSError) as error:
         msg = f"{len(files)} landing files could not be staged: {error}"
         raise StagingError(msg) from error
     return int(connection.execute(sa.select(sa.func.count()).select_from(scratch.staged_events)).scalar_one())

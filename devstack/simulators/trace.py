@@ -8,7 +8,8 @@ What a row becomes (clock readings are UTC):
 - AGENT: answered q_time after it was queued, over ser_time later. q_exit and ser_start, which differ by a second or
   two in the real file, play no part.
 - HANG: over q_time after it was queued; at vru_exit if it never was. A service time is ignored.
-- A clock reading earlier than the one before it in the row is of the next day; other times past midnight come by addition.
+- A clock reading earlier than the one before it in the row is of the next day; other times past midnight come by
+  addition.
 """
 
 from __future__ import annotations

@@ -118,6 +118,21 @@ def test_kill_9_and_disconnects_lose_nothing(path: GenesysPath) -> None:
     assert read_all(path.platform, path.dlq_topic) == []
 
 
+def test_a_cursor_that_the_vendor_does_not_know_is_dropped(path: GenesysPath) -> None:
+    path.ingest.kill()
+    engine = open_state(f"sqlite:///{path.platform.folder}/state.db")
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("INSERT INTO stream_cursor VALUES ('genesys', :tenant, 'sse', 'nonsense', '2026-11-23 00:00:00')"),
+            {"tenant": path.tenant},
+        )
+    engine.dispose()
+    path.ingest.start()
+    path.start(speed=0)
+    path.wait_until_all_is_on_the_bus()
+    assert "a gap is possible" in path.ingest.log.read_text()
+
+
 def test_kafka_down_moves_no_cursor(path: GenesysPath) -> None:
     broker = path.platform.stack.kafka
     assert broker is not None

@@ -7,16 +7,25 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from devstack.postgres import temporary_postgres
 from streaming.lease import LeaseKeeper
-from streaming.state import CursorMove, CursorStore, open_state
+from streaming.state import CursorMove, CursorStore, metadata, open_state
 
 TTL = 0.6
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    engine = open_state(f"sqlite:///{tmp_path}/state.db")
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    with temporary_postgres() as server:
+        yield server.url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
+    is_sqlite = request.param == "sqlite"
+    engine = open_state(f"sqlite:///{tmp_path}/state.db" if is_sqlite else request.getfixturevalue("postgres_url"))
     yield engine
+    metadata.drop_all(engine)
     engine.dispose()
 
 

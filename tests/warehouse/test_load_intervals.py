@@ -366,6 +366,13 @@ def in_steps(warehouse: Warehouse, events: list[Event], *, seed: int | None) -> 
         load_wfm_intervals_incremental(warehouse, end=end, run_id="r")
 
 
+def in_one_incremental_load(warehouse: Warehouse, events: list[Event]) -> None:
+    land(warehouse.landing_dir, *events)
+    load_events(warehouse, run_id="r")
+    load_conversations(warehouse, run_id="r")
+    load_wfm_intervals_incremental(warehouse, end=END, run_id="r")
+
+
 def in_random_order(warehouse: Warehouse, events: list[Event]) -> None:
     """By arrival with the horizon there from the beginning: everything is late."""
     shuffled = random.Random(5).sample(events, len(events))
@@ -428,7 +435,7 @@ def test_loading_any_window_again_changes_nothing(warehouse: Warehouse) -> None:
 
 
 def test_an_incremental_load_with_nothing_new_does_nothing(warehouse: Warehouse) -> None:
-    in_steps(warehouse, a_day(4)[:50], seed=None)
+    in_one_incremental_load(warehouse, a_day(4)[:50])
     before = table(warehouse, "load_runs")
     assert load_wfm_intervals_incremental(warehouse, end=END, run_id="r").load_ids == ()
     assert load_wfm_intervals_incremental(warehouse, end=at("09:00:00"), run_id="r").load_ids == ()
@@ -437,7 +444,7 @@ def test_an_incremental_load_with_nothing_new_does_nothing(warehouse: Warehouse)
 
 
 def test_a_late_event_rebuilds_only_what_it_touches(warehouse: Warehouse) -> None:
-    in_steps(warehouse, a_day(4), seed=None)
+    in_one_incremental_load(warehouse, a_day(4))
     cells = len(table(warehouse, "queue_intervals"))
     land(warehouse.landing_dir, queued("09:00:00", "new"))
     load_events(warehouse, run_id="r")

@@ -127,6 +127,12 @@ class TenantStream:
         except StreamRefusedError as refusal:
             if refusal.status == httpx.codes.UNAUTHORIZED:
                 self._tokens.refuse(token)
+            if refusal.status == httpx.codes.PRECONDITION_FAILED:
+                # The vendor no longer has this cursor. Ids make what comes twice harmless; what is missing is a gap.
+                self._log.error(
+                    "the vendor does not know the cursor; reading begins anew, a gap is possible", cursor=self._read
+                )
+                self._read = None
             if refusal.status == httpx.codes.FORBIDDEN:
                 self._log.error("the client lacks the scope streaming:read; grant it at the vendor")
             raise
