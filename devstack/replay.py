@@ -187,6 +187,9 @@ topics = '^ccaaus\\.events\\..*{self._suffix}$'
 [spool]
 min_free_disk_bytes = 100_000_000
 
+[warehouse]
+read_copy_seconds = 1
+
 [health]
 genesys_ingest = {ports.genesys_ingest}
 cxone_publisher = {ports.cxone_publisher}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime
+from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
@@ -61,7 +62,12 @@ def show_result(result: LoadResult) -> None:
     create_table_artifact(key=f"load-{result.dataset.replace('_', '-')}", table=[row])
 
 
+def show_table(key: str, rows: list[dict[str, Any]]) -> None:
+    """Rows as a table artifact; without any, a line that says so."""
+    create_table_artifact(key=key, table=rows or [{"": "nothing in this window"}])
+
+
 def show_picture(key: str, png: bytes, description: str) -> None:
-    """A PNG as an image artifact, carried in the artifact itself: no file server is needed."""
-    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    create_image_artifact(image_url=url, key=key, description=description)
+    """A PNG within a Markdown artifact: no file server is needed, and the UI shows it without its long address."""
+    picture = f"![{description}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    create_markdown_artifact(picture, key=key, description=description)

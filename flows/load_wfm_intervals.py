@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prefect import flow
 
-from flows._load import retry_while_down, run_id, scheduled_time, show_result, window_of
+from flows._load import retry_while_down, run_id, scheduled_time, show_picture, show_result, show_table, window_of
 from streaming.settings import load_settings
+from warehouse.engine import Warehouse, reader
 from warehouse.ledger import LoadResult
 from warehouse.load_intervals import load_wfm_intervals as load_window
 from warehouse.load_intervals import load_wfm_intervals_incremental
+from warehouse.pictures import QueueSummary, offered_answered_png, queue_summaries
 from warehouse.schema import open_warehouse
 from warehouse.windows import Window, floor
+
+# What a scheduled run shows: the day up to its scheduled time.
+_SHOWN = timedelta(days=1)
 
 
 @flow(name="load-wfm-intervals")
@@ -28,7 +33,41 @@ def load_wfm_intervals(start: datetime | None = None, end: datetime | None = Non
     """
     result = _load(window_of(start, end))
     show_result(result)
+    _show(result.window or Window(scheduled_time() - _SHOWN, scheduled_time()))
     return result.rows
+
+
+def _show(window: Window) -> None:
+    """Pictures and tables from the readers' copy, so that no load waits for them."""
+    warehouse = Warehouse.from_settings(load_settings())
+    with reader(warehouse) as connection:
+        png = offered_answered_png(connection, window)
+        queues = queue_summaries(connection, window)
+    show_picture("offered-answered", png, f"Offered, answered and abandoned per interval, {window}")
+    show_table("queues", [_for_people(queue) for queue in queues])
+
+
+def _for_people(queue: QueueSummary) -> dict[str, str | int]:
+    return {
+        "vendor": queue.vendor,
+        "tenant": queue.tenant_id,
+        "queue": queue.queue_id,
+        "offered": queue.offered,
+        "answered": queue.answered,
+        "abandoned": queue.abandoned,
+        "abandoned %": _percent(queue.abandon_rate),
+        "service level": _percent(queue.service_level),
+        "ASA s": _seconds(queue.asa_ms),
+        "AHT s": _seconds(queue.aht_ms),
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _seconds(ms: float | None) -> str:
+    return "" if ms is None else f"{ms / 1000:.0f}"
 
 
 @retry_while_down

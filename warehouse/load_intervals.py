@@ -5,16 +5,18 @@ So a load is idempotent, and whatever the order in which events came, the same e
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import pairwise
 
 import sqlalchemy as sa
 
-from warehouse import quality, scratch
+from warehouse import quality, scratch, tables
 from warehouse.engine import Warehouse, writer
 from warehouse.ledger import LoadResult, LoadRun, last_arrival, last_load, load_run
 from warehouse.statements import run as execute
 from warehouse.statements import statements
-from warehouse.windows import EPOCH, Window, from_ms, require_grid, to_ms, to_utc
+from warehouse.windows import EPOCH, Window, floor, from_ms, require_grid, to_ms, to_utc
 
 _SCRATCH = (
     scratch.conversation_scope,
@@ -23,6 +25,9 @@ _SCRATCH = (
     scratch.agent_scope,
     scratch.agent_windows,
 )
+
+# Rebuilt at a time: a week of a large centre fits into DuckDB's memory limit; less would look back more often.
+_CHUNK = timedelta(days=7)
 
 
 def load_wfm_intervals(warehouse: Warehouse, window: Window, *, run_id: str) -> LoadResult:
@@ -43,9 +48,7 @@ def load_wfm_intervals(warehouse: Warehouse, window: Window, *, run_id: str) -> 
     window.require_grid(warehouse.interval_minutes)
     with writer(warehouse) as connection:
         with load_run(connection, "wfm_intervals", "window", run_id, window) as run:
-            scratch.renew(connection, *_SCRATCH)
-            _take_range(connection, warehouse, window)
-            _rebuild(connection, warehouse, run, window)
+            _rebuild_range(connection, warehouse, run, window)
         return LoadResult(dataset="wfm_intervals", rows=run.rows, load_ids=(run.load_id,), window=window)
 
 
@@ -80,20 +83,45 @@ def load_wfm_intervals_incremental(warehouse: Warehouse, *, end: datetime, run_i
         with load_run(connection, "wfm_intervals", "arrival", run_id) as run:
             run.window_start, run.window_end = start, max(start, end)
             run.through_load_id = newest
-            scratch.renew(connection, *_SCRATCH)
             if horizon:
+                scratch.renew(connection, *_SCRATCH)
                 _touch(connection, warehouse, through, newest, horizon)
+                _rebuild(connection, warehouse, run)
             if fresh:
-                _take_range(connection, warehouse, fresh)
-            _rebuild(connection, warehouse, run, fresh)
+                _rebuild_range(connection, warehouse, run, fresh)
         return LoadResult(dataset="wfm_intervals", rows=run.rows, load_ids=(run.load_id,), window=fresh)
 
 
-def _take_range(connection: sa.Connection, warehouse: Warehouse, window: Window) -> None:
-    """Everything in the window is in scope."""
-    values = {"from_ms": window.start_ms, "to_ms": window.end_ms, "step_ms": warehouse.step_ms}
-    execute(connection, "intervals", "range_queues", **values)
-    execute(connection, "intervals", "range_agents", **values)
+def _rebuild_range(connection: sa.Connection, warehouse: Warehouse, run: LoadRun, window: Window) -> None:
+    """Rebuild everything in the window, some days at a time: that bounds memory, whatever the window."""
+    bounds = {"range_start": window.start, "range_end": window.end}
+    execute(connection, "intervals", "delete_queue_range", **bounds)
+    execute(connection, "intervals", "delete_agent_range", **bounds)
+    for chunk in _chunks(connection, warehouse, window):
+        scratch.renew(connection, *_SCRATCH)
+        values = {"from_ms": chunk.start_ms, "to_ms": chunk.end_ms, "step_ms": warehouse.step_ms}
+        execute(connection, "intervals", "range_queues", **values)
+        execute(connection, "intervals", "range_agents", **values)
+        _rebuild(connection, warehouse, run)
+
+
+def _chunks(connection: sa.Connection, warehouse: Warehouse, window: Window) -> Iterator[Window]:
+    """Cut a window at the ``_CHUNK`` grid; a stretch without events, where only statuses last, is one chunk.
+
+    So one event dated 1970 costs one chunk more, not 2,800.
+    """
+    events = tables.events.c
+    first = connection.execute(sa.select(sa.func.min(events.timestamp))).scalar()
+    if first is None or first >= window.end:
+        return  # nothing is known of the window or of a time before it
+    begin = max(window.start, floor(first, warehouse.interval_minutes))
+    size_ms = _CHUNK // timedelta(milliseconds=1)
+    values = {"from_ms": window.start_ms, "to_ms": window.end_ms, "size_ms": size_ms}
+    busy = connection.execute(statements("intervals")["busy_chunks"], values).scalars().all()
+    cuts = {from_ms(number * size_ms) for chunk in busy for number in (chunk, chunk + 1)}
+    points = sorted({begin, window.end, *(cut for cut in cuts if begin < cut < window.end)})
+    for start, end in pairwise(points):
+        yield Window(start, end)
 
 
 def _touch(connection: sa.Connection, warehouse: Warehouse, through: int, newest: int, horizon: datetime) -> None:
@@ -110,12 +138,8 @@ def _touch(connection: sa.Connection, warehouse: Warehouse, through: int, newest
         execute(connection, "intervals", name, **values)
 
 
-def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun, window: Window | None) -> None:
-    """Delete the cells in scope, and those of the window; insert them anew; check."""
-    if window:
-        bounds = {"range_start": window.start, "range_end": window.end}
-        execute(connection, "intervals", "delete_queue_range", **bounds)
-        execute(connection, "intervals", "delete_agent_range", **bounds)
+def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun) -> None:
+    """Delete the cells in scope, insert them anew, check."""
     low_ms, high_ms = _bounds(connection, warehouse)
     values = {
         "low_ms": low_ms,
@@ -131,7 +155,7 @@ def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun, wind
     execute(connection, "facts", "insert")
     execute(connection, "intervals", "delete_queues", **values)
     execute(connection, "intervals", "delete_agents", **values)
-    run.rows = execute(connection, "intervals", "insert_queues", **values)
+    run.rows += execute(connection, "intervals", "insert_queues", **values)
     run.rows += execute(connection, "intervals", "insert_agents", **values)
     quality.check(connection, "wfm_intervals", **values)
     scratch.drop(connection, *_SCRATCH)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -432,6 +432,30 @@ def test_loading_any_window_again_changes_nothing(warehouse: Warehouse) -> None:
         load_conversations(warehouse, Window(at(start), at(end)), run_id="r")
         load_events_window(warehouse, Window(at(start), at(end)), run_id="r")
         assert everything(warehouse) == before
+
+
+def test_an_event_from_1970_does_not_hold_up_a_load(warehouse: Warehouse) -> None:
+    events = [*a_day(4), status(datetime(1970, 1, 1, tzinfo=UTC), "ZOE", "OFF_QUEUE")]
+    in_one_incremental_load(warehouse, events)
+    with_it = table(warehouse, "queue_intervals")
+    assert {row["agent_id"] for row in table(warehouse, "agent_intervals")} == {"ANNA", "BERT", "CARL"}
+    load_wfm_intervals(warehouse, DAY, run_id="r")
+    assert table(warehouse, "queue_intervals") == with_it
+
+
+def test_a_range_of_weeks_is_built_in_chunks_and_a_status_lasts_through_a_gap(warehouse: Warehouse) -> None:
+    land(
+        warehouse.landing_dir,
+        status("09:00:00", "ANNA", "IDLE"),
+        queued("09:00:00", "c1"),
+        status(at("09:00:00", day=29), "ANNA", "OFF_QUEUE"),
+        event(EventType.QUEUED, at("09:00:00", day=30), "c1", queue="PS", media="VOICE"),
+    )
+    load_events(warehouse, run_id="r")
+    load_wfm_intervals_incremental(warehouse, end=at("00:00:00", day=31), run_id="r")
+    idle = [row["idle_ms"] for row in table(warehouse, "agent_intervals")]
+    assert idle == [900_000] * (25 * 96)
+    assert [row["offered"] for row in table(warehouse, "queue_intervals")] == [1, 1]
 
 
 def test_an_incremental_load_with_nothing_new_does_nothing(warehouse: Warehouse) -> None:

@@ -1,4 +1,5 @@
--- One row a conversation, from all its events and from queue_facts.
+-- One row a conversation, from all its events and from queue_facts. What is told once (media type, caller, ...) is taken
+-- from the event that should say it, else the least of what others say: the same whatever came first.
 
 -- name: touch_arrival
 INSERT INTO conversation_scope (vendor, tenant_id, conversation_id)
@@ -32,23 +33,31 @@ INSERT INTO conversations (
     first_event_at, last_event_at, duration_ms, first_queue_id, last_queue_id, last_agent_id, outcome, end_reason,
     wrapup_code, offered, answered, abandoned, flowed_out, legs, wait_ms, talk_ms, hold_ms, acw_ms, events
 )
-WITH told AS (
+WITH scoped AS (
+    SELECT e.*
+    FROM events e
+    JOIN conversation_scope c
+      ON c.vendor = e.vendor AND c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
+    WHERE e.timestamp IS NOT NULL
+),
+told AS (
     SELECT
         e.vendor, e.tenant_id, e.conversation_id,
-        (array_agg(e.parent_conversation_id ORDER BY e.timestamp_ms, e.event_id)
-            FILTER (WHERE e.parent_conversation_id IS NOT NULL))[1] AS parent_conversation_id,
-        (array_agg(e.media_type ORDER BY e.timestamp_ms, e.event_id)
-            FILTER (WHERE e.media_type IS NOT NULL))[1] AS media_type,
-        (array_agg(e.direction ORDER BY e.timestamp_ms, e.event_id)
-            FILTER (WHERE e.direction IS NOT NULL))[1] AS direction,
-        (array_agg(e.ani ORDER BY e.timestamp_ms, e.event_id) FILTER (WHERE e.ani IS NOT NULL))[1] AS ani,
-        (array_agg(e.dnis ORDER BY e.timestamp_ms, e.event_id) FILTER (WHERE e.dnis IS NOT NULL))[1] AS dnis,
-        (array_agg(e.agent_id ORDER BY e.timestamp_ms DESC, e.event_id DESC)
-            FILTER (WHERE e.agent_id IS NOT NULL))[1] AS last_agent_id,
-        (array_agg(e.end_reason ORDER BY e.timestamp_ms DESC, e.event_id DESC)
-            FILTER (WHERE e.end_reason IS NOT NULL))[1] AS end_reason,
-        (array_agg(e.wrapup_code ORDER BY e.timestamp_ms DESC, e.event_id DESC)
-            FILTER (WHERE e.wrapup_code IS NOT NULL))[1] AS wrapup_code,
+        coalesce(
+            min(CASE WHEN e.event_type = 'conversation.started' THEN e.parent_conversation_id END),
+            min(e.parent_conversation_id)
+        ) AS parent_conversation_id,
+        coalesce(
+            min(CASE WHEN e.event_type = 'conversation.started' THEN e.media_type END), min(e.media_type)
+        ) AS media_type,
+        coalesce(
+            min(CASE WHEN e.event_type = 'conversation.started' THEN e.direction END), min(e.direction)
+        ) AS direction,
+        coalesce(min(CASE WHEN e.event_type = 'conversation.started' THEN e.ani END), min(e.ani)) AS ani,
+        coalesce(min(CASE WHEN e.event_type = 'conversation.started' THEN e.dnis END), min(e.dnis)) AS dnis,
+        coalesce(
+            min(CASE WHEN e.event_type = 'conversation.ended' THEN e.end_reason END), min(e.end_reason)
+        ) AS end_reason,
         min(CASE WHEN e.event_type = 'conversation.started' THEN e.timestamp END) AS started_at,
         max(CASE WHEN e.event_type = 'conversation.ended' THEN e.timestamp END) AS ended_at,
         min(e.timestamp) AS first_event_at,
@@ -56,21 +65,48 @@ WITH told AS (
         max(CASE WHEN e.event_type = 'conversation.ended' THEN e.timestamp_ms END)
         - min(CASE WHEN e.event_type = 'conversation.started' THEN e.timestamp_ms END) AS lasted_ms,
         count(*) AS events
-    FROM events e
-    JOIN conversation_scope c
-      ON c.vendor = e.vendor AND c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
-    WHERE e.timestamp IS NOT NULL
+    FROM scoped e
     GROUP BY e.vendor, e.tenant_id, e.conversation_id
+),
+agents AS (
+    SELECT
+        e.vendor, e.tenant_id, e.conversation_id, e.agent_id,
+        row_number() OVER (
+            PARTITION BY e.vendor, e.tenant_id, e.conversation_id ORDER BY e.timestamp_ms DESC, e.event_id DESC
+        ) AS nth
+    FROM scoped e
+    WHERE e.agent_id IS NOT NULL
+),
+wrapups AS (
+    SELECT
+        e.vendor, e.tenant_id, e.conversation_id, e.wrapup_code,
+        row_number() OVER (
+            PARTITION BY e.vendor, e.tenant_id, e.conversation_id ORDER BY e.timestamp_ms DESC, e.event_id DESC
+        ) AS nth
+    FROM scoped e
+    WHERE e.wrapup_code IS NOT NULL
+),
+ranked AS (
+    SELECT
+        f.*,
+        row_number() OVER (
+            PARTITION BY f.vendor, f.tenant_id, f.conversation_id, f.turn ORDER BY f.at_ms, f.event_id
+        ) AS nth,
+        row_number() OVER (
+            PARTITION BY f.vendor, f.tenant_id, f.conversation_id, f.turn ORDER BY f.at_ms DESC, f.event_id DESC
+        ) AS nth_last
+    FROM (
+        SELECT
+            q.*, CASE WHEN q.kind = 'offered' THEN 'in' WHEN q.kind = 'handled' THEN 'leg' ELSE 'out' END AS turn
+        FROM queue_facts q
+    ) f
 ),
 measured AS (
     SELECT
         f.vendor, f.tenant_id, f.conversation_id,
-        (array_agg(f.queue_id ORDER BY f.at_ms, f.event_id)
-            FILTER (WHERE f.kind = 'offered' AND f.queue_id IS NOT NULL))[1] AS first_queue_id,
-        (array_agg(f.queue_id ORDER BY f.at_ms DESC, f.event_id DESC)
-            FILTER (WHERE f.kind = 'offered' AND f.queue_id IS NOT NULL))[1] AS last_queue_id,
-        (array_agg(f.outcome ORDER BY f.at_ms DESC, f.event_id DESC)
-            FILTER (WHERE f.outcome IS NOT NULL))[1] AS outcome,
+        max(CASE WHEN f.turn = 'in' AND f.nth = 1 THEN f.queue_id END) AS first_queue_id,
+        max(CASE WHEN f.turn = 'in' AND f.nth_last = 1 THEN f.queue_id END) AS last_queue_id,
+        max(CASE WHEN f.turn = 'out' AND f.nth_last = 1 THEN f.outcome END) AS outcome,
         sum(CASE WHEN f.kind = 'offered' THEN 1 ELSE 0 END) AS offered,
         sum(CASE WHEN f.kind = 'answered' THEN 1 ELSE 0 END) AS answered,
         sum(CASE WHEN f.kind = 'abandoned' THEN 1 ELSE 0 END) AS abandoned,
@@ -80,15 +116,19 @@ measured AS (
         sum(coalesce(f.talk_ms, 0)) AS talk_ms,
         sum(coalesce(f.hold_ms, 0)) AS hold_ms,
         sum(coalesce(f.acw_ms, 0)) AS acw_ms
-    FROM queue_facts f
+    FROM ranked f
     GROUP BY f.vendor, f.tenant_id, f.conversation_id
 )
 SELECT
     t.vendor, t.tenant_id, t.conversation_id, t.parent_conversation_id, t.media_type, t.direction, t.ani, t.dnis,
     t.started_at, t.ended_at, t.first_event_at, t.last_event_at, CASE WHEN t.lasted_ms >= 0 THEN t.lasted_ms END,
-    m.first_queue_id, m.last_queue_id, t.last_agent_id, m.outcome, t.end_reason, t.wrapup_code, coalesce(m.offered, 0),
+    m.first_queue_id, m.last_queue_id, a.agent_id, m.outcome, t.end_reason, w.wrapup_code, coalesce(m.offered, 0),
     coalesce(m.answered, 0), coalesce(m.abandoned, 0), coalesce(m.flowed_out, 0), coalesce(m.legs, 0),
     coalesce(m.wait_ms, 0), coalesce(m.talk_ms, 0), coalesce(m.hold_ms, 0), coalesce(m.acw_ms, 0), t.events
 FROM told t
 LEFT JOIN measured m
   ON m.vendor = t.vendor AND m.tenant_id = t.tenant_id AND m.conversation_id = t.conversation_id
+LEFT JOIN agents a
+  ON a.vendor = t.vendor AND a.tenant_id = t.tenant_id AND a.conversation_id = t.conversation_id AND a.nth = 1
+LEFT JOIN wrapups w
+  ON w.vendor = t.vendor AND w.tenant_id = t.tenant_id AND w.conversation_id = t.conversation_id AND w.nth = 1

@@ -97,6 +97,11 @@ SELECT vendor, tenant_id, agent_id, min(interval_ms), max(interval_ms) + :step_m
 FROM numbered
 GROUP BY vendor, tenant_id, agent_id, island
 
+-- name: busy_chunks
+SELECT DISTINCT CAST((e.timestamp_ms - mod(e.timestamp_ms, :size_ms)) / :size_ms AS BIGINT)
+FROM events e
+WHERE e.timestamp IS NOT NULL AND e.timestamp_ms >= :from_ms AND e.timestamp_ms < :to_ms
+
 -- name: range_queues
 -- In a range every interval in which a tenant's conversations have events is rebuilt.
 INSERT INTO queue_scope (vendor, tenant_id, interval_ms)
