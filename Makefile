@@ -19,7 +19,7 @@ $(UV):
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7,<1'
 
 .venv/.synced: $(UV) pyproject.toml uv.lock
-	$(UV) sync --frozen --quiet --python $(PYTHON)
+	$(UV) sync --frozen --python $(PYTHON)
 	@touch $@
 
 install: .venv/.synced ## Install everything into .venv

@@ -240,7 +240,7 @@ class ArtifactCache:
                     msg = f"{lock.lock_file} has been held for {_LOCK_SECONDS} s: end the process that fills the cache"
                     raise ArtifactError(msg) from None
                 if not told:
-                    self._console.print(f"another process is filling {self.folder}; waiting for it")
+                    self._console.print(f"another download is filling {self.folder}; waiting for it")
                     told = True
             else:
                 return

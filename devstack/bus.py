@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from schemas.codec import Decoder
 from streaming.errors import ServiceUnavailableError
+from streaming.settings import KafkaSettings
 
 _TIMEOUT_S = 10.0
 _READ_DEADLINE_S = 300.0
@@ -32,13 +33,13 @@ class Bus:
     """Reads topics beside the platform's own groups.
 
     Args:
-        bootstrap_servers: Kafka's address.
+        settings: Kafka's address and client properties.
     """
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, settings: KafkaSettings) -> None:
         self._consumer = Consumer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **settings.client_config(),
                 "group.id": "devstack-bus",
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",

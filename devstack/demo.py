@@ -81,15 +81,20 @@ class Demo:
                 shutil.rmtree(root / name, ignore_errors=True)
         try:
             with _stack(settings, root, self._console) as stack:
-                return self._on(stack, root)
+                return self._on(stack, root, settings)
         except KeyboardInterrupt:
             self._console.print("stopped; everything has ended")
             return 130
 
-    def _on(self, stack: LocalStack, root: Path) -> int:
+    def _on(self, stack: LocalStack, root: Path, settings: Settings) -> int:
         prefect = _prefect_of(stack)
         replay = CallReplay(
-            stack, root / "platform", trace=self._trace, first_dates=self._days, as_recorded=self._as_recorded
+            stack,
+            root / "platform",
+            trace=self._trace,
+            first_dates=self._days,
+            as_recorded=self._as_recorded,
+            clients=(settings.kafka.client, settings.registry.client),
         )
         with timed(self._console, "vendor simulators"):
             replay.prepare()
@@ -106,7 +111,7 @@ class Demo:
         self._console.print(f"Prefect UI: [bold]{prefect.ui_url}[/]", highlight=False)
 
         began = time.monotonic()
-        self._replay(replay, stack)
+        self._replay(replay)
         with timed(self._console, "warehouse loads"):
             self._load(client, replay)
         report = collect(replay, seconds=time.monotonic() - began)
@@ -134,9 +139,9 @@ class Demo:
                 raise StackError(msg)
             time.sleep(_TICK_S)
 
-    def _replay(self, replay: CallReplay, stack: LocalStack) -> None:
+    def _replay(self, replay: CallReplay) -> None:
         """Play the trace and wait until all of it has landed, showing every stage."""
-        bus = Bus(stack.bootstrap_servers)
+        bus = Bus(replay.settings().kafka)
         stages = Stages(replay, bus)
         replay.begin(self._speed)
         settled: float | None = None

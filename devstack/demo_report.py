@@ -117,7 +117,7 @@ def collect(replay: CallReplay, *, seconds: float) -> Report:
     warehouse = Warehouse.from_settings(settings)
     publish_read_copy(warehouse, force=True)
     registry = Registry(settings.registry)
-    decoder, bus = registry.decoder(), Bus(settings.kafka.bootstrap_servers)
+    decoder, bus = registry.decoder(), Bus(settings.kafka)
     try:
         with reader(warehouse) as connection:
             vendors = tuple(_count(replay, settings, vendor, bus, decoder, connection) for vendor in replay.vendors)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+from pydantic import SecretStr
 
 from devstack.errors import StartError
 from devstack.ports import free_port
@@ -58,6 +61,7 @@ class CallReplay:
         as_recorded: Keep the trace's dates; else they are moved by whole days so that the last is yesterday.
         flush_seconds: How often the sink closes a landing file.
         suffix: Appended to the tenants' names and the sink's group, for several replays on one broker.
+        clients: Further client properties of Kafka and of the registry, for a cluster that exists.
 
     Raises:
         ConfigurationError: the trace is no trace.
@@ -73,6 +77,7 @@ class CallReplay:
         as_recorded: bool = False,
         flush_seconds: float = 2,
         suffix: str = "",
+        clients: tuple[Mapping[str, SecretStr], Mapping[str, SecretStr]] = ({}, {}),
     ) -> None:
         self.stack = stack
         self.folder = folder.absolute()
@@ -91,6 +96,7 @@ class CallReplay:
         self.vendors = tuple(vendor._replace(tenant_id=vendor.tenant_id + suffix) for vendor in VENDORS)
         self._flush_seconds = flush_seconds
         self._suffix = suffix
+        self._clients = clients
         self._secret = secrets.token_hex(16)
 
     @property
@@ -107,6 +113,7 @@ class CallReplay:
         self.folder.mkdir(parents=True, exist_ok=True)
         for vendor in self.vendors:
             self.urls[vendor.name] = self._start_simulator(vendor)
+        self.config.touch(mode=0o600)  # it holds secrets
         self.config.write_text(self._toml(), encoding="utf-8")
 
     def begin(self, speed: float) -> None:
@@ -173,8 +180,12 @@ data_dir = "{self.folder / "data"}"
 [kafka]
 bootstrap_servers = "{self.stack.bootstrap_servers}"
 
+[kafka.client]
+{_table(self._clients[0])}
 [registry]
 url = "{self.stack.registry_url}"
+[registry.client]
+{_table(self._clients[1])}
 
 [receiver]
 port = {ports.receiver}
@@ -218,3 +229,8 @@ signature = "jws"
 jwks_url = "{cxone}/auth/jwks"
 agent_state_poll_seconds = 1
 """
+
+
+def _table(properties: Mapping[str, SecretStr]) -> str:
+    """Lines of a TOML table; JSON's strings are TOML's."""
+    return "".join(f"{json.dumps(key)} = {json.dumps(value.get_secret_value())}\n" for key, value in properties.items())

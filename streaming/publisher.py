@@ -22,7 +22,7 @@ published = Counter("ccaas_events_published", "Canonical events acknowledged by 
 dead_lettered = Counter("ccaas_events_dead_lettered", "Dead letters acknowledged by Kafka", ["vendor", "tenant_id"])
 
 # Bound of what may wait in memory; at it the caller pauses its input, nothing is dropped.
-_MAX_QUEUED_RECORDS = 50_000
+_MAX_QUEUED_RECORDS = 100_000
 _MAX_QUEUED_KBYTES = 256 * 1024
 _MAX_INT32 = 2_147_483_647
 
@@ -36,9 +36,9 @@ TRANSPORT = "ccaas.transport"
 class Publisher:
     """Sends events to their tenants' topics.
 
-    ``publish`` only queues; ``poll`` runs the callbacks of what Kafka acknowledged. A record that Kafka refuses for good
-    is never acknowledged: ``check`` then raises, and the caller starts anew from its durable input (spool, cursor).
-    Use one instance from one thread.
+    ``publish`` only queues; ``poll`` runs the callbacks of what Kafka acknowledged. A record that Kafka refuses for
+    good is never acknowledged: ``check`` then raises, and the caller starts anew from its durable input (spool,
+    cursor). Use one instance from one thread.
 
     Args:
         settings: Kafka and producer settings.
@@ -139,7 +139,6 @@ class Publisher:
         """Records not yet acknowledged."""
         return len(self._producer)
 
-    @property
     def has_room(self) -> bool:
         """Whether a caller should read more input: below half of both bounds."""
         return len(self._producer) < _MAX_QUEUED_RECORDS // 2 and self._queued_bytes < _MAX_QUEUED_KBYTES * 512

@@ -110,8 +110,8 @@ class SinkSettings(_Section):
     """analytics-sink: a Parquet file is closed at whichever bound comes first."""
 
     flush_seconds: PositiveFloat = 10
-    flush_rows: PositiveInt = 200_000
-    flush_bytes: PositiveInt = 128 << 20
+    flush_rows: PositiveInt = 50_000
+    flush_bytes: PositiveInt = 32 << 20
     # Numbered slots a member can lease: the greatest number of members.
     slots: PositiveInt = 8
     group: str = "analytics-sink-group"

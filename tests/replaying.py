@@ -40,7 +40,7 @@ class Replaying:
 
     def wait_landed(self, seconds: float = 300) -> None:
         until(self.replay.is_done, seconds, "the vendors have sent everything")
-        bus = Bus(self.replay.stack.bootstrap_servers)
+        bus = Bus(self.replay.settings().kafka)
 
         def on_bus() -> bool:
             return all(

@@ -53,7 +53,9 @@ def load_conversations(warehouse: Warehouse, window: Window | None = None, *, ru
 
 
 def _rebuild(connection: sa.Connection, run: LoadRun) -> None:
+    scratch.analyze(connection, scratch.conversation_scope)
     execute(connection, "facts", "insert")
+    scratch.analyze(connection, scratch.queue_facts)
     execute(connection, "conversations", "delete")
     run.rows = execute(connection, "conversations", "insert")
     quality.check(connection, "conversations")

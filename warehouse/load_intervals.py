@@ -136,10 +136,12 @@ def _touch(connection: sa.Connection, warehouse: Warehouse, through: int, newest
         "agent_islands",
     ):
         execute(connection, "intervals", name, **values)
+        scratch.analyze(connection, scratch.conversation_scope, scratch.agent_scope)
 
 
 def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun) -> None:
     """Delete the cells in scope, insert them anew, check."""
+    scratch.analyze(connection, scratch.queue_scope, scratch.agent_windows)
     low_ms, high_ms = _bounds(connection, warehouse)
     values = {
         "low_ms": low_ms,
@@ -152,7 +154,9 @@ def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun) -> N
     }
     scratch.renew(connection, scratch.conversation_scope)
     execute(connection, "intervals", "scope_conversations", **values)
+    scratch.analyze(connection, scratch.conversation_scope)
     execute(connection, "facts", "insert")
+    scratch.analyze(connection, scratch.queue_facts)
     execute(connection, "intervals", "delete_queues", **values)
     execute(connection, "intervals", "delete_agents", **values)
     run.rows += execute(connection, "intervals", "insert_queues", **values)

@@ -85,3 +85,10 @@ def drop(connection: sa.Connection, *unwanted: Table) -> None:
     """Drop temporary tables if they are there."""
     for table in unwanted:
         connection.execute(sa.schema.DropTable(table, if_exists=True))
+
+
+def analyze(connection: sa.Connection, *filled: Table) -> None:
+    """Tell PostgreSQL's planner how large tables have become; nobody else does for temporary ones. DuckDB knows."""
+    if connection.dialect.name == "postgresql":
+        for table in filled:
+            connection.execute(sa.text("ANALYZE " + connection.dialect.identifier_preparer.format_table(table)))

@@ -83,7 +83,7 @@ def _copy(connection: sa.Connection, warehouse: Warehouse, select: sa.TextClause
             buffer = io.BytesIO()
             pa_csv.write_csv(_without_nul(batch), buffer, options)
             copy.write(buffer.getbuffer())
-    connection.execute(sa.text("ANALYZE staged_events"))
+    scratch.analyze(connection, scratch.staged_events)
 
 
 def _without_nul(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -138,6 +138,11 @@ class AnalyticsSink:
         self.flush()
         self._consumer.close()
 
+    def abandon(self) -> None:
+        """Leave without a flush, after an error: what was not committed is read again."""
+        self._buffer = Buffer()
+        self._consumer.close()
+
     def _take(self, message: Message) -> None:
         try:
             event = self._decode(message.value())
@@ -237,6 +242,10 @@ def run_sink(settings: Settings, stop: threading.Event) -> None:
                 sink.step()
                 progress.step()
             sink.close()
+        except BaseException:
+            if sink is not None:
+                sink.abandon()
+            raise
         finally:
             keeper.close()
 

@@ -174,9 +174,13 @@ class SpoolWriter:
         events: list[tuple[int, int, int, bytes]] = []
         deferred: list[tuple[int, int, int, bytes, str, str]] = []
         next_seq: dict[str, int] = {}
+        # Tenants new in this transaction: known from its commit on, forgotten if it fails.
+        tenants = dict(self._tenants)
         sizes: dict[tuple[str, bool], list[int]] = {}
         for entry in batch:
-            usage = self._tenants.get(entry.tenant) or self._add_tenant(entry.tenant)
+            usage = tenants.get(entry.tenant)
+            if usage is None:
+                usage = tenants[entry.tenant] = self._add_tenant(entry.tenant)
             seq = next_seq.get(entry.tenant, usage.next_seq)
             next_seq[entry.tenant] = seq + 1
             sizes.setdefault((entry.tenant, entry.deferral is not None), []).append(len(entry.body))
@@ -197,9 +201,10 @@ class SpoolWriter:
         if deferred:
             insert("INSERT INTO deferred VALUES (?, ?, ?, ?, ?, ?)", deferred)
         for (tenant, is_deferred), lengths in sizes.items():
-            counters = (len(lengths), sum(lengths), self._tenants[tenant].id)
+            counters = (len(lengths), sum(lengths), tenants[tenant].id)
             execute(_COUNT_DEFERRED if is_deferred else _COUNT_WRITTEN, counters)
         execute("COMMIT")
+        self._tenants = tenants
         for (tenant, is_deferred), lengths in sizes.items():
             usage = self._tenants[tenant]
             usage.next_seq = next_seq[tenant]
@@ -213,8 +218,7 @@ class SpoolWriter:
         execute = self._database.execute
         execute("INSERT OR IGNORE INTO tenant (name) VALUES (?)", (name,))
         (identifier,) = execute("SELECT id FROM tenant WHERE name = ?", (name,)).fetchone()
-        usage = self._tenants[name] = _Usage(identifier, 1, 0, 0, 0)
-        return usage
+        return _Usage(identifier, 1, 0, 0, 0)
 
     def _load_usage(self) -> None:
         for identifier, name, rows, written, drained, deferred_rows, deferred in self._database.execute(

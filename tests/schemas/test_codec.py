@@ -16,7 +16,8 @@ TEXT_MAP = st.dictionaries(st.text(max_size=20), st.text(max_size=50), max_size=
 EVENTS = st.fixed_dictionaries(
     {
         "event_id": st.text(), "vendor": st.text(), "tenant_id": st.text(),
-        "timestamp": st.integers(-(2**63), 2**63 - 1), "event_type": st.text(), "payload": TEXT_MAP, "metadata": TEXT_MAP,
+        "timestamp": st.integers(-(2**63), 2**63 - 1),
+        "event_type": st.text(), "payload": TEXT_MAP, "metadata": TEXT_MAP,
     }
 )  # fmt: skip
 

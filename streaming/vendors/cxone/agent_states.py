@@ -67,6 +67,17 @@ class AgentStatePoller:
         self._keeper.start()
         self._thread.start()
 
+    def check(self) -> None:
+        """Raise if the poller can't go on.
+
+        Raises:
+            ServiceUnavailableError: Kafka refused a record for good, or the thread ended.
+        """
+        self._publisher.check()
+        if not self._thread.is_alive() and not self._stop.is_set():
+            msg = "the agent state poller ended"
+            raise ServiceUnavailableError(msg)
+
     def join(self) -> None:
         """Wait for the end, after ``stop`` was set."""
         self._thread.join(timeout=15)
@@ -113,7 +124,7 @@ class AgentStatePoller:
         waiting = [0]
         async for page in self._pages(http, tokens, connection, since):
             until = page["lastPollTime"]
-            while not self._publisher.has_room:
+            while not self._publisher.has_room():
                 self._publisher.poll(0)
                 await asyncio.sleep(0.005)
             for row in page["agentStates"]:

@@ -101,11 +101,13 @@ class SpoolDrain:
             if line is None:
                 continue
             room = min(_ROWS_PER_TURN, self._max_in_flight - len(line.tracker))
-            if room <= 0 or not publisher.has_room:
+            if room <= 0 or not publisher.has_room():
                 self._more = True
                 continue
             rows = self._reader.read(key, line.read_through, rows=room, max_bytes=_BYTES_PER_TURN)
             for row in rows:
+                if not publisher.has_room():
+                    break
                 line.handle(row, publisher)
             if rows:
                 read = self._more = True

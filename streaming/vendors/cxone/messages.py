@@ -10,6 +10,9 @@ from schemas.canonical import CanonicalEvent
 from schemas.normalise import Normaliser
 from streaming.errors import BadEventError
 
+MAX_EVENTS = 10_000
+"""Of one body. A body of 1 MiB holds fewer real events; an array of rubbish must not flood the producer."""
+
 
 class Failure(NamedTuple):
     """A message, or one element of an array, that is no event."""
@@ -39,6 +42,9 @@ def normalise_body(normaliser: Normaliser, body: bytes, tenant_id: str) -> Outco
         return Outcome([], [Failure(body, BadEventError(f"not JSON: {error}", reason="unparsable"))])
     if not isinstance(document, list):
         return _one(normaliser, document, body, tenant_id)
+    if len(document) > MAX_EVENTS:
+        too_many = BadEventError(f"an array of {len(document)} events, more than {MAX_EVENTS}", reason="too_large")
+        return Outcome([], [Failure(body, too_many)])
     events: list[CanonicalEvent] = []
     failures: list[Failure] = []
     for element in document:

@@ -33,26 +33,30 @@ def run_publisher(settings: Settings, stop: threading.Event) -> None:
     encoder = prepare(settings, tenants, stop)
     publisher = Publisher(settings, encoder, "cxone-publisher")
     drain = Drain(settings, publisher)
-    poller = AgentStatePoller(settings, encoder, stop)
+    ended = threading.Event()
+    poller = AgentStatePoller(settings, encoder, ended)
     progress = Progress()
     poller.start()
     with HealthServer(settings.health.host, settings.health.cxone_publisher, progress, publisher.reachable):
         try:
-            _loop(drain, publisher, progress, stop)
+            _loop(drain, publisher, poller, progress, stop)
             publisher.drain(10)
             drain.delete_acknowledged()
         finally:
-            stop.set()
+            ended.set()
             poller.join()
             drain.close()
 
 
-def _loop(drain: Drain, publisher: Publisher, progress: Progress, stop: threading.Event) -> None:
+def _loop(
+    drain: Drain, publisher: Publisher, poller: AgentStatePoller, progress: Progress, stop: threading.Event
+) -> None:
     adopted = deleted = -_ADOPT_S
     while not stop.is_set():
         now = time.monotonic()
         if now - adopted >= _ADOPT_S:
             drain.adopt()
+            poller.check()
             adopted = now
         busy = drain.turn()
         publisher.poll(0 if busy else _IDLE_POLL_S)

@@ -120,7 +120,7 @@ class TenantStream:
                 self._set_open(is_open=True)
                 async for frame in stream:
                     counter.inc()
-                    while not self._publisher.has_room or len(self.tracker) >= _MAX_IN_FLIGHT:
+                    while not self._publisher.has_room() or len(self.tracker) >= _MAX_IN_FLIGHT:
                         await asyncio.sleep(_POLL_S)
                     self._handle(frame)
                     self._read = frame.cursor
@@ -258,7 +258,9 @@ class GenesysIngest:
                 if stream.epoch == epoch and not task.done():
                     continue
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                (outcome,) = await asyncio.gather(task, return_exceptions=True)
+                if isinstance(outcome, Exception):
+                    log.error("stream failed, begins anew", tenant_id=tenant_id, error=repr(outcome))
                 del self._running[tenant_id]
             if epoch is not None:
                 cursor = await asyncio.to_thread(cursors.read, tenant_id)
