@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := .uv/bin/uv
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo test lint truth bench clean
+.PHONY: help install demo test lint truth proofs bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ lint: install ## Style and types
 
 truth: install ## Slow proof: a whole month of calls (TRACE=file) equals an independent computation, in every cell
 	$(RUN) pytest -m slow tests/truth $(ARGS)
+
+proofs: install ## All slow proofs: the month and the watchdogs
+	$(RUN) pytest -m slow $(ARGS)
 
 bench: install ## Benchmarks: ratios against named peers, several rounds
 	$(UV) sync --frozen --quiet --group bench

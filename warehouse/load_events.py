@@ -54,7 +54,7 @@ def load_events(warehouse: Warehouse, *, run_id: str, batch_rows: int = BATCH_RO
                 _note_files(connection, good, run.load_id)
             rows, read, taken = rows + run.rows, read + staged, taken + len(good)
             load_ids.append(run.load_id)
-        _drop_staged(connection)
+        _finish(connection, rows)
     return LoadResult(
         dataset="events",
         rows=rows,
@@ -91,7 +91,7 @@ def load_events_window(
                 _insert(connection, run, window, known_from=load_ids[0] if load_ids else None)
             rows, read = rows + run.rows, read + staged
             load_ids.append(run.load_id)
-        _drop_staged(connection)
+        _finish(connection, rows)
     return LoadResult(
         dataset="events",
         rows=rows,
@@ -203,6 +203,7 @@ def _set_aside(connection: sa.Connection, warehouse: Warehouse, name: str, reaso
     return moved
 
 
-def _drop_staged(connection: sa.Connection) -> None:
+def _finish(connection: sa.Connection, rows: int) -> None:
     with connection.begin():
         scratch.drop(connection, scratch.staged_events)
+        scratch.analyze_grown(connection, tables.events, rows)

@@ -92,3 +92,11 @@ def analyze(connection: sa.Connection, *filled: Table) -> None:
     if connection.dialect.name == "postgresql":
         for table in filled:
             connection.execute(sa.text("ANALYZE " + connection.dialect.identifier_preparer.format_table(table)))
+
+
+def analyze_grown(connection: sa.Connection, table: Table, rows: int) -> None:
+    """The same for a permanent table that grew by a tenth and more: autovacuum comes too late for the next load."""
+    if connection.dialect.name == "postgresql" and rows:
+        known = sa.text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)")
+        if rows * 10 > connection.execute(known, {"name": table.name}).scalar_one():
+            analyze(connection, table)

@@ -50,7 +50,7 @@ def server(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
     )  # fmt: skip
     prefect = PrefectServer(stack.processes, folder / "server")
     prefect.start()
-    environment = {"CCAAS_CONFIG": str(platform.config)}
+    environment = {"CCAAS_CONFIG": str(platform.config), "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     prefect.run_cli("deploy", "deploy", "--all", environment=environment)
     for pool in ("streams", "batch"):
         prefect.start_worker(pool, environment)
@@ -106,6 +106,32 @@ def test_a_window_the_wrong_way_round_fails_with_a_reason(server: Server) -> Non
     run = server.http.get(f"/flow_runs/{run_id}").json()
     assert run["state"]["type"] == "FAILED"
     assert "give an end after the start" in run["state"]["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_stream_whose_machine_vanished_is_started_elsewhere(server: Server) -> None:
+    port = server.platform.ports["cxone_publisher"]
+    until(lambda: listener(port) is not None, 150, "cxone-publisher runs")
+    (run,) = [run for run in server.runs("cxone-publisher") if run["state"]["type"] == "RUNNING"]
+    beats = {
+        "filter": {
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{run['id']}"]},
+        }
+    }
+    until(lambda: server.http.post("/events/filter", json=beats).json()["total"] > 0, 90, "a heartbeat")
+    pid = listener(port)
+    assert pid is not None
+    vanished = psutil.Process(pid)
+    vanished.suspend()  # as a machine without power: no exception, no exit code, no heartbeat
+    try:
+        time.sleep(75)
+        server.start("keep-alive", silent_minutes=1)
+        until(lambda: server.state(run["id"]) == "CRASHED", 90, "marked as crashed")
+        until(lambda: len(server.runs("cxone-publisher")) > 1, 60, "started elsewhere")
+    finally:
+        vanished.kill()
 
 
 def test_the_reason_is_shown_without_secrets(server: Server, tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ INSERT INTO agent_windows (vendor, tenant_id, agent_id, from_ms, to_ms)
 WITH wanted AS (
     SELECT DISTINCT vendor, tenant_id, agent_id, interval_ms FROM agent_scope
 ),
+known AS (
+    SELECT DISTINCT e.vendor, e.tenant_id, e.agent_id
+    FROM events e
+    WHERE e.event_type = 'agent.status_changed' AND e.agent_id IS NOT NULL
+),
 numbered AS (
     SELECT
         w.vendor, w.tenant_id, w.agent_id, w.interval_ms,
@@ -86,12 +91,7 @@ numbered AS (
             PARTITION BY w.vendor, w.tenant_id, w.agent_id ORDER BY w.interval_ms
         ) AS island
     FROM wanted w
-    WHERE EXISTS (
-        SELECT 1
-        FROM events e
-        WHERE e.vendor = w.vendor AND e.tenant_id = w.tenant_id AND e.agent_id = w.agent_id
-          AND e.event_type = 'agent.status_changed'
-    )
+    JOIN known k ON k.vendor = w.vendor AND k.tenant_id = w.tenant_id AND k.agent_id = w.agent_id
 )
 SELECT vendor, tenant_id, agent_id, min(interval_ms), max(interval_ms) + :step_ms
 FROM numbered
