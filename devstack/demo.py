@@ -24,7 +24,7 @@ from devstack.errors import StackError
 from devstack.prefect import PrefectServer
 from devstack.processes import ProcessTable
 from devstack.progress import timed
-from devstack.replay import SHIPPED_TRACE, CallReplay
+from devstack.replay import SHIPPED_TRACE, CallReplay, trace_dates
 from devstack.stack import LocalStack
 from streaming.settings import Settings, load_settings
 from warehouse.windows import ceil
@@ -74,6 +74,7 @@ class Demo:
             ConfigurationError: the trace or a setting is wrong.
             StackError: a part does not start.
         """
+        trace_dates(self._trace, self._days)  # a wrong trace is said before anything starts
         settings = load_settings()
         root = settings.data_dir.absolute() / "demo"
         with ProcessTable(root):  # ends what a killed demo left, before its data are removed

@@ -50,6 +50,16 @@ class Ports(NamedTuple):
     analytics_sink: int
 
 
+def trace_dates(trace: Path, first_dates: int | None = None) -> list[date]:
+    """The recorded dates of a trace that has calls of both vendors, in order.
+
+    Raises:
+        ConfigurationError: the trace is no trace; names file, line, column and remedy.
+    """
+    days = {call.day_ms for vendor in VENDORS for call in read_trace(trace, ivr=vendor.ivr, first_dates=first_dates)}
+    return [datetime.fromtimestamp(day_ms / 1000, UTC).date() for day_ms in sorted(days)]
+
+
 class CallReplay:
     """Simulators and configuration of one replay.
 
@@ -83,10 +93,7 @@ class CallReplay:
         self.folder = folder.absolute()
         self.trace = trace.absolute()
         self.first_dates = first_dates
-        days_ms = {
-            call.day_ms for vendor in VENDORS for call in read_trace(trace, ivr=vendor.ivr, first_dates=first_dates)
-        }
-        dates = [datetime.fromtimestamp(day_ms / 1000, UTC).date() for day_ms in sorted(days_ms)]
+        dates = trace_dates(trace, first_dates)
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         self.shift_days = 0 if as_recorded else (yesterday - dates[-1]).days
         self.dates: list[date] = [day + timedelta(days=self.shift_days) for day in dates]

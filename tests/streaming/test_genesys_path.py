@@ -67,7 +67,8 @@ def path(platform: Platform) -> Iterator[GenesysPath]:
     log = (platform.folder / "simulator.log").open("wb")
     simulator = subprocess.Popen(
         [sys.executable, "-m", "devstack.simulators.genesys", "--trace", trace, "--port-file", port_file,
-         "--ivr", "AA01", "--tenant", "north", "--client-id", "id", "--client-secret", "s3cret", "--heartbeat-seconds", "1"],
+         "--ivr", "AA01", "--tenant", "north", "--client-id", "id", "--client-secret", "s3cret",
+         "--heartbeat-seconds", "1"],
         stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:

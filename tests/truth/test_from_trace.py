@@ -300,7 +300,7 @@ def test_a_repeated_call_and_a_missing_column_are_refused(tables: Compute, tmp_p
         expected_tables(tmp_path / "short.tsv")
 
 
-@pytest.mark.skipif(not MONTH.exists(), reason=f"the whole month is not at {MONTH}")
+@pytest.mark.slow
 def test_totals_of_the_month_are_those_of_the_data_readme() -> None:
     queues, agents = expected_tables(MONTH)
     sums = queues.select_dtypes("int64").sum()
