@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -9,6 +10,7 @@ from streaming.spool.schema import lock_of, open_file
 
 # Pages given back to the file system at a time: short, since it holds the write lock.
 _VACUUM_PAGES = 256
+_BUSY_MS = 10_000
 
 
 class SpooledEvent(NamedTuple):
@@ -78,10 +80,20 @@ class SpoolReader:
                 break
         return found
 
-    def delete(self, drained: list[Drained]) -> None:
-        """Remove rows that Kafka acknowledged; one transaction for all tenants."""
+    def delete(self, drained: list[Drained], *, wait: bool = False) -> bool:
+        """Remove rows that Kafka acknowledged; one transaction for all tenants.
+
+        Args:
+            drained: What to remove.
+            wait: Wait for the receiver's commit to end, instead of leaving it for a later call. The drain has one
+                thread: while it waits here, nothing is published.
+
+        Returns:
+            Whether it was done; False if the receiver holds the write lock.
+        """
+        if not self._begin(wait=wait):
+            return False
         execute = self._database.execute
-        execute("BEGIN IMMEDIATE")
         for item in drained:
             execute("DELETE FROM event WHERE tenant = ? AND seq <= ?", (item.tenant_key, item.through_seq))
             execute(
@@ -89,11 +101,31 @@ class SpoolReader:
                 (item.rows, item.bytes, item.tenant_key),
             )
         execute("COMMIT")
+        return True
 
-    def tidy(self) -> None:
-        """Fold the write-ahead log into the file and give free pages back. When there is nothing else to do."""
+    def tidy(self) -> bool:
+        """Fold the write-ahead log into the file and give free pages back. When there is nothing else to do.
+
+        Returns:
+            Whether it was done; False if the receiver holds the write lock.
+        """
         self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if not self._begin(wait=False):
+            return False
         self._database.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        self._database.execute("COMMIT")
+        return True
+
+    def _begin(self, *, wait: bool) -> bool:
+        # A pragma takes no bound parameter; the values are this module's constants.
+        self._database.execute(f"PRAGMA busy_timeout={_BUSY_MS if wait else 0}")
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if wait or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import structlog
@@ -24,7 +25,10 @@ TRANSPORT = "webhook"
 _ROWS_PER_TURN = 500
 _BYTES_PER_TURN = 8 * 1024 * 1024
 
-lines = Gauge("ccaas_cxone_spool_in_flight", "Spool rows read but not yet acknowledged by Kafka", ["tenant_id"])
+# The receiver's commits come first; after so long the drain insists.
+_PATIENCE_S = 1.0
+
+in_flight = Gauge("ccaas_cxone_spool_in_flight", "Spool rows read but not yet acknowledged by Kafka", ["tenant_id"])
 
 
 class TenantLine:
@@ -62,14 +66,17 @@ class TenantLine:
             publisher.dead_letter(tenant, key=None, value=failure.value, headers=headers, acknowledged=acknowledged)
 
     def drained(self) -> Drained | None:
-        """What may be deleted since the last call; None if nothing."""
+        """What Kafka has and the spool still holds; None if nothing."""
         position = self.tracker.acknowledged
         if position is None or position[0] == self.deleted_through:
             return None
         seq, rows, size = position
-        item = Drained(self.key, seq, rows - self._deleted[0], size - self._deleted[1])
-        self.deleted_through, self._deleted = seq, (rows, size)
-        return item
+        return Drained(self.key, seq, rows - self._deleted[0], size - self._deleted[1])
+
+    def deleted(self, item: Drained) -> None:
+        """The spool no longer holds it."""
+        self.deleted_through = item.through_seq
+        self._deleted = (self._deleted[0] + item.rows, self._deleted[1] + item.bytes)
 
 
 class SpoolDrain:
@@ -83,6 +90,7 @@ class SpoolDrain:
         self._more = True
         self._tidy = False
         self._unknown: set[str] = set()
+        self._deleted_at = time.monotonic()
 
     def turn(self, publisher: Publisher) -> bool:
         """Give every tenant that has rows one turn; a tenant at its in-flight cap is passed over.
@@ -111,18 +119,24 @@ class SpoolDrain:
                 line.handle(row, publisher)
             if rows:
                 read = self._more = True
-            lines.labels(name).set(len(line.tracker))
         return read
 
     def delete_acknowledged(self) -> None:
         """One transaction for all that Kafka has; when idle, give the space back instead."""
-        drained = [item for line in self._lines.values() if (item := line.drained()) is not None]
+        for line in self._lines.values():
+            in_flight.labels(line.tenant.tenant_id).set(len(line.tracker))
+        drained = {key: item for key, line in self._lines.items() if (item := line.drained()) is not None}
+        now = time.monotonic()
         if drained:
-            self._reader.delete(drained)
-            self._tidy = True
-        elif self._tidy and not self._more:
-            self._reader.tidy()
-            self._tidy = False
+            if self._reader.delete(list(drained.values()), wait=now - self._deleted_at > _PATIENCE_S):
+                for key, item in drained.items():
+                    self._lines[key].deleted(item)
+                self._deleted_at = now
+                self._tidy = True
+            return
+        self._deleted_at = now
+        if self._tidy and not self._more:
+            self._tidy = not self._reader.tidy()
 
     def close(self) -> None:
         """Let go of the file."""
