@@ -27,6 +27,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -47,6 +48,20 @@ def _topic_safe(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_topic_safe)]
+
+
+def _http_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+        msg = "must be an address like https://host:port/path"
+        raise ValueError(msg)
+    if "@" in value.split("/")[2]:
+        msg = "may hold no user and password, since addresses are logged; give them as client properties"
+        raise ValueError(msg)
+    return value
+
+
+HttpAddress = Annotated[str, AfterValidator(_http_url)]
+"""An http or https URL without credentials."""
 
 
 class _Section(BaseModel):
@@ -72,7 +87,7 @@ class KafkaSettings(_Section):
 class RegistrySettings(_Section):
     """Address and further properties (``basic.auth.user.info``, ``ssl.ca.location``, …) of the schema registry."""
 
-    url: str = "http://127.0.0.1:8081/apis/ccompat/v7"
+    url: HttpAddress = "http://127.0.0.1:8081/apis/ccompat/v7"
     client: dict[str, SecretStr] = Field(default_factory=dict)
 
     def client_config(self) -> dict[str, Any]:
@@ -191,6 +206,13 @@ class Settings(BaseSettings):
     tenants: tuple[Tenant, ...] = ()
 
     @model_validator(mode="after")
+    def _data_dir_lies_beside_the_file(self) -> Self:
+        file = config_file()
+        if not self.data_dir.is_absolute() and file.is_file():
+            object.__setattr__(self, "data_dir", file.absolute().parent / self.data_dir)
+        return self
+
+    @model_validator(mode="after")
     def _tenants_are_unique(self) -> Self:
         seen: set[tuple[str, str]] = set()
         for tenant in self.tenants:
@@ -267,12 +289,23 @@ def load_settings() -> Settings:
         msg = f"CCAAS_CONFIG names {named}, which is no file: create it or unset the variable"
         raise ConfigurationError(msg)
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise ConfigurationError(describe(error, str(config_file()))) from None
+    except SettingsError as error:  # a variable that should be JSON
+        msg = f"environment: {error}; lists and tables in a CCAAS_… variable are JSON"
+        raise ConfigurationError(msg) from None
     except ValueError as error:  # tomllib's syntax errors
         msg = f"{config_file()}: {error}; mend the line or compare with docs/configuration.md"
         raise ConfigurationError(msg) from None
+    if settings.tenants and not settings.data_dir.is_absolute():
+        # A Prefect worker runs each flow in a temporary folder of its own: what lay there would be lost with it.
+        msg = (
+            f"data_dir: {settings.data_dir} is relative, but no file is in force that it could be relative to; "
+            "give an absolute path in CCAAS_DATA_DIR or a file in CCAAS_CONFIG"
+        )
+        raise ConfigurationError(msg)
+    return settings
 
 
 def describe(error: ValidationError, where: str) -> str:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,7 +77,8 @@ class SpoolWriter:
         self._pending: dict[str, int] = {}
         self._pending_bytes = 0
         self._disk_full = self._is_disk_full()
-        self._waiting: list[_Entry] = []
+        # Appended to by the event loop and emptied by the writer; a deque's single operations are atomic.
+        self._waiting: deque[_Entry] = deque()
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
@@ -85,7 +87,12 @@ class SpoolWriter:
     @property
     def can_store(self) -> bool:
         """Whether there is room at all."""
-        return not self._disk_full and self._stored_bytes < self._settings.max_bytes
+        return self.is_alive and not self._disk_full and self._stored_bytes < self._settings.max_bytes
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the writer's thread runs; without it nothing is ever stored."""
+        return self._thread.is_alive()
 
     def append(
         self, tenant: str, body: bytes, received_us: int, deferral: Deferral | None = None
@@ -106,6 +113,9 @@ class SpoolWriter:
         """
         size, settings = len(body), self._settings
         usage, pending = self._tenants.get(tenant), self._pending.get(tenant, 0)
+        if not self.is_alive:
+            msg = "the spool's writer ended; the receiver is being restarted"
+            raise SpoolFullError(msg)
         if self._disk_full:
             msg = f"free disk below {settings.min_free_disk_bytes} bytes"
             raise SpoolFullError(msg)
@@ -135,12 +145,17 @@ class SpoolWriter:
         while not (self._closing and not self._waiting):
             self._wake.wait(_USAGE_REFRESH_S)
             self._wake.clear()
-            if self._waiting:
-                batch, self._waiting = self._waiting, []
+            if batch := self._take():
                 self._store(batch)
             if time.monotonic() - refreshed >= _USAGE_REFRESH_S:
                 self._refresh_usage()
                 refreshed = time.monotonic()
+
+    def _take(self) -> list[_Entry]:
+        batch = []
+        while self._waiting:
+            batch.append(self._waiting.popleft())
+        return batch
 
     def _store(self, batch: list[_Entry]) -> None:
         error: SpoolFullError | None = None
@@ -229,8 +244,14 @@ class SpoolWriter:
 
     def _refresh_usage(self) -> None:
         """See what the publisher drained, and how full the disk is."""
-        self._disk_full = self._is_disk_full()
-        for name, drained in self._database.execute("SELECT name, drained_bytes FROM tenant").fetchall():
+        try:
+            self._disk_full = self._is_disk_full()
+            usages = self._database.execute("SELECT name, drained_bytes FROM tenant").fetchall()
+        except (OSError, sqlite3.Error) as failure:
+            log.error("spool can't be read; senders get 503", file=str(self.path), error=str(failure))
+            self._disk_full = True
+            return
+        for name, drained in usages:
             usage = self._tenants.get(name)
             if usage is not None:
                 self._stored_bytes -= drained - usage.drained

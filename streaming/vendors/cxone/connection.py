@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, SecretStr, model_validator
 
+from streaming.settings import HttpAddress
+
 VENDOR = "cxone"
 
 
@@ -14,15 +16,15 @@ class CxoneConnection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    token_url: str
-    api_url: str
-    client_id: str
+    token_url: HttpAddress
+    api_url: HttpAddress
+    client_id: Annotated[str, Field(min_length=1)]
     client_secret: SecretStr
     # Bearer tokens that the webhooks may carry: two while one replaces the other.
     webhook_tokens: Annotated[tuple[SecretStr, ...], Field(min_length=1, max_length=4)]
     signature: Literal["jws", "hmac"] = "jws"
     # Key set that verifies JWS signatures (RFC 7517).
-    jwks_url: str | None = None
+    jwks_url: HttpAddress | None = None
     hmac_secret: SecretStr | None = None
     # A signature made longer ago, or further ahead, than this is a replay or a wrong clock.
     replay_window_seconds: PositiveFloat = 300

@@ -38,34 +38,45 @@ class KeyFetcher:
         self._url = url
         self._verifier = verifier
         self._at_most_every = at_most_every
-        self._fetched = -at_most_every
+        self._begun = -at_most_every
+        self._task: asyncio.Task[bool] | None = None
         self._good = False
-        self._lock = asyncio.Lock()
         self._log = log.bind(tenant_id=tenant_id, url=url)
 
     async def run(self) -> None:
         """Fetch on schedule, for ever; soon again after a failure."""
         while True:
-            await self.fetch()
+            await self._begin()
             await asyncio.sleep(_REFRESH_S if self._good else _RETRY_S)
 
-    async def fetch(self) -> bool:
-        """Fetch now, unless that was done a moment ago; callers that come together share one fetch.
+    async def fetch_within(self, seconds: float) -> bool:
+        """Fetch now, unless that was done a moment ago, and wait for it so long; it goes on if it takes longer.
+
+        Requests that come together share one fetch.
 
         Returns:
             Whether the keys may have changed.
         """
-        asked = time.monotonic()
-        async with self._lock:
-            if self._fetched > asked:
-                return self._good
-            if time.monotonic() - self._fetched < (self._at_most_every if self._good else 1.0):
+        if self._task is None or self._task.done():
+            pause = self._at_most_every if self._good else 1.0
+            if time.monotonic() - self._begun < pause:
                 return False
-            self._good = await self._fetch()
-            self._fetched = time.monotonic()
-            return self._good
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._begin()), seconds)
+        except TimeoutError:
+            return False
+
+    def _begin(self) -> asyncio.Task[bool]:
+        if self._task is None or self._task.done():
+            self._begun = time.monotonic()
+            self._task = asyncio.create_task(self._fetch())
+        return self._task
 
     async def _fetch(self) -> bool:
+        self._good = await self._fetched()
+        return self._good
+
+    async def _fetched(self) -> bool:
         try:
             response = await self._http.get(self._url)
             response.raise_for_status()

@@ -192,7 +192,7 @@ class Receiver:
             try:
                 tenant.verifier.verify(headers, body)
             except UnknownKeyError:
-                if tenant.keys is None or not await _within(_KEY_WAIT_S, tenant.keys.fetch()):
+                if tenant.keys is None or not await tenant.keys.fetch_within(_KEY_WAIT_S):
                     raise
                 tenant.verifier.verify(headers, body)
         except UntrustedError as doubt:
@@ -207,7 +207,8 @@ class Receiver:
 
     async def _serve_probe(self, path: str, send: Send) -> None:
         if path == "/healthz":
-            await _respond(send, 200, b'{"status":"alive"}')
+            alive = self._spool.is_alive
+            await _respond(send, 200 if alive else 503, ALIVE if alive else b'{"status":"the spool has no writer"}')
         elif path == "/readyz":
             ready = self._spool.can_store
             await _respond(send, 200 if ready else 503, b'{"status":"ready"}' if ready else b'{"status":"spool full"}')
@@ -221,15 +222,11 @@ def _too_large(limit: int) -> _Answer:
     return _Answer(413, f"more than {limit} bytes; send fewer events at once")
 
 
+ALIVE = b'{"status":"alive"}'
+"""Answer of ``/healthz``, by which another copy knows this one."""
+
 _ACCEPTED = b'{"status":"accepted"}'
 _DEFERRED = b'{"status":"deferred"}'
-
-
-async def _within(seconds: float, fetch: Awaitable[bool]) -> bool:
-    try:
-        return await asyncio.wait_for(fetch, seconds)
-    except TimeoutError:
-        return False
 
 
 def looks_like_events(body: bytes) -> bool:

@@ -6,16 +6,17 @@ import asyncio
 import socket
 import threading
 
+import httpx
 import structlog
 import uvloop
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
-from streaming.errors import ConfigurationError
+from streaming.errors import ConfigurationError, ServiceUnavailableError
 from streaming.settings import Settings
 from streaming.spool.writer import SpoolWriter
 from streaming.vendors.cxone.connection import VENDOR
-from streaming.vendors.cxone.receiver import Receiver
+from streaming.vendors.cxone.receiver import ALIVE, Receiver
 
 log = structlog.get_logger()
 
@@ -23,25 +24,25 @@ _STAND_BY_S = 5.0
 _BACKLOG = 1024
 
 
-def run_receiver(settings: Settings, stop: threading.Event, *, stand_by: bool = False) -> None:
-    """Receive webhooks until stopped.
+def run_receiver(settings: Settings, stop: threading.Event) -> None:
+    """Receive webhooks until stopped. If another copy serves the port, stand by until it ends.
 
     Args:
         settings: The platform's.
         stop: Ends the service when set.
-        stand_by: Wait for a port that is taken, instead of failing: another copy may serve it and die later.
 
     Raises:
-        ConfigurationError: no CXone tenant, or the port is taken.
+        ConfigurationError: no CXone tenant, or another program has the port.
+        ServiceUnavailableError: the spool's writer ended; to be started again.
     """
     if not settings.tenants_of(VENDOR):
         msg = "tenants: none of vendor 'cxone'; add one or don't run cxone-receiver"
         raise ConfigurationError(msg)
     while not _is_free(settings.receiver.host, settings.receiver.port):
-        if not stand_by:
+        if not _is_receiver(settings.receiver.host, settings.receiver.port):
             msg = f"receiver.port: {settings.receiver.port} is taken; stop what uses it or set another port"
             raise ConfigurationError(msg)
-        log.warning("the receiver's port is taken; standing by", port=settings.receiver.port)
+        log.warning("another receiver serves the port; standing by", port=settings.receiver.port)
         if stop.wait(_STAND_BY_S):
             return
     uvloop.run(_serve(settings, stop))
@@ -60,6 +61,9 @@ async def _serve(settings: Settings, stop: threading.Event) -> None:
     try:
         while not stop.is_set() and not serving.done():
             await asyncio.sleep(0.1)
+            if not spool.is_alive:
+                msg = "the spool's writer ended"
+                raise ServiceUnavailableError(msg)
         if serving.done():
             serving.result()
     finally:
@@ -67,6 +71,13 @@ async def _serve(settings: Settings, stop: threading.Event) -> None:
         await asyncio.gather(serving, return_exceptions=True)
         await receiver.close()
         spool.close()
+
+
+def _is_receiver(host: str, port: int) -> bool:
+    try:
+        return httpx.get(f"http://{host}:{port}/healthz", timeout=5, trust_env=False).content == ALIVE
+    except httpx.HTTPError:
+        return False
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, SecretStr
 
+from streaming.settings import HttpAddress
+
 VENDOR = "genesys"
 
 
@@ -14,9 +16,9 @@ class GenesysConnection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    token_url: str
-    stream_url: str
-    client_id: str
+    token_url: HttpAddress
+    stream_url: HttpAddress
+    client_id: Annotated[str, Field(min_length=1)]
     client_secret: SecretStr
     streams: Annotated[tuple[str, ...], Field(min_length=1)] = ("conversation", "routing", "interaction")
     # No byte for so long, not even a heartbeat comment: the stream is half-dead and is opened anew.
