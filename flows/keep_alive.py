@@ -66,10 +66,12 @@ def _keep(client: SyncPrefectClient, deployment: DeploymentResponse, budget: int
     silent = [run for run in runs if _is_silent(client, run, silence)]
     for run in silent:
         # Two copies at once do no harm: if this one lives after all, leases and locks keep them apart.
-        logger.error("%s: run %s gave no heartbeat for %s; marked as crashed", deployment.name, run.name, silence)
-        client.set_flow_run_state(run.id, Crashed(message=f"no heartbeat for {silence}"), force=True)
+        logger.error("%s: run %s gave no sign of life for %s; marked as crashed", deployment.name, run.name, silence)
+        client.set_flow_run_state(run.id, Crashed(message=f"no sign of life for {silence}"), force=True)
     if len(runs) > len(silent):
         return "running"
+    if silent:
+        return "marked as crashed"  # the trigger of the deployment starts it anew; if not, the next minute does
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     lately = FlowRunFilter(start_time=FlowRunFilterStartTime(after_=hour_ago))
     starts = len(client.read_flow_runs(deployment_filter=only, flow_run_filter=lately, limit=budget))
@@ -87,11 +89,14 @@ def _keep(client: SyncPrefectClient, deployment: DeploymentResponse, budget: int
 
 
 def _is_silent(client: SyncPrefectClient, run: FlowRun, silence: timedelta) -> bool:
-    """Whether a running run gave heartbeats once, but none for so long.
+    """Whether a run is dead though its state says otherwise.
 
-    One that never gave any tells nothing: heartbeats may be switched off.
+    Pending or cancelling for so long: its worker died with it. Running, and it gave heartbeats once, but none for so
+    long. One that never gave any tells nothing: heartbeats may be switched off.
     """
     now = datetime.now(UTC)
+    if run.state_type in {StateType.PENDING, StateType.CANCELLING}:
+        return run.state is not None and run.state.timestamp < now - silence
     if run.state_type != StateType.RUNNING or run.start_time is None or run.start_time > now - silence:
         return False
     return _heartbeat(client, run, run.start_time) and not _heartbeat(client, run, now - silence)

@@ -6,7 +6,7 @@ event costs dictionary look-ups only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from math import isfinite
@@ -30,6 +30,8 @@ _MILLISECOND = timedelta(milliseconds=1)
 MAX_TIMESTAMP_MS = 253_402_300_799_999
 # Below this depth a vendor's unmapped object is kept whole as JSON, so that depth costs no recursion.
 _MAX_METADATA_DEPTH = 8
+# Of one event: long keys over many leaves could turn a body of 1 MiB into a hundred.
+_MAX_METADATA_CHARS = 8 * 1024 * 1024
 
 
 class _Unfit(Exception):  # noqa: N818 (never leaves this module)
@@ -43,6 +45,9 @@ class _Rule(NamedTuple):
     when: tuple[Test, ...]
     timestamp: ReadTime
     payload: tuple[tuple[str, Read], ...]
+    # Tree of the paths that this event carries: a leaf is None, an inner node the tree below it. What is outside goes
+    # to metadata, also what another event of the same message carries: no event loses a field.
+    mapped: dict[str, Any]
 
 
 class _Native(NamedTuple):
@@ -50,8 +55,6 @@ class _Native(NamedTuple):
 
     name: str
     rules: tuple[_Rule, ...]
-    # Tree of the mapped paths: a leaf is None, an inner node the tree below it. What is outside goes to metadata.
-    mapped: dict[str, Any]
 
 
 class Normaliser:
@@ -125,16 +128,13 @@ class Normaliser:
             raise BadEventError(msg, reason="unknown_type", path=path)
 
         events: list[CanonicalEvent] = []
-        unmapped: dict[str, str] | None = None
         for rule in native.rules:
             if not all(test(document) for test in rule.when):
                 continue
             timestamp = rule.timestamp(document)
             metadata = {NATIVE_TYPE_KEY: native.name}
             payload = self._payload(rule, document, metadata)
-            if unmapped is None:
-                unmapped = {f"{self.vendor}.{path}": text for path, text in self._unmapped(document, native.mapped)}
-            metadata.update(unmapped)
+            self._add_unmapped(document, rule.mapped, metadata)
             events.append(
                 {
                     "event_id": event_id(self.vendor, tenant_id, rule.canonical, timestamp, payload),
@@ -159,7 +159,7 @@ class Normaliser:
                 value = read(document)
             except _Unfit as unfit:
                 path, given = unfit.args
-                metadata[f"{self.vendor}.{self._shown(path)}"] = _text(given)
+                metadata[f"{self.vendor}.{self._shown(path)}"] = _text(given, path)
             else:
                 if value is not None:
                     payload[key] = value
@@ -181,8 +181,14 @@ class Normaliser:
     def _shown(self, path: str) -> str:
         return path.removeprefix(f"{self._strip}.") if self._strip else path
 
-    def _unmapped(self, document: dict[str, Json], mapped: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Leaves of the document that no rule names, with their paths."""
+    def _add_unmapped(self, document: dict[str, Json], mapped: dict[str, Any], metadata: dict[str, str]) -> None:
+        """Put the leaves of the document that the event does not carry under their paths.
+
+        Raises:
+            BadEventError: they would make a record that Kafka refuses, or are nested too deeply to be written.
+        """
+        left = _MAX_METADATA_CHARS
+        # A stack of ours: a vendor's nesting costs no recursion.
         stack: list[tuple[str, dict[str, Json], dict[str, Any], int]] = [("", document, mapped, 1)]
         while stack:
             prefix, node, known, depth = stack.pop()
@@ -191,10 +197,18 @@ class Normaliser:
                 if below is None or value is None:
                     continue
                 if isinstance(value, dict) and value and depth < _MAX_METADATA_DEPTH:
-                    inner = prefix if depth == 1 and key == self._strip else f"{prefix}{key}."
-                    stack.append((inner, value, below, depth + 1))
-                else:
-                    yield f"{prefix}{key}", _text(value)
+                    stack.append((f"{prefix}{key}.", value, below, depth + 1))
+                    continue
+                path = f"{prefix}{key}"
+                text = _text(value, path)
+                name = f"{self.vendor}.{self._shown(path)}"
+                if name in metadata:
+                    name = f"{self.vendor}.{path}"
+                metadata[name] = text
+                left -= len(name) + len(text)
+                if left < 0:
+                    msg = f"more than {_MAX_METADATA_CHARS} characters in fields without a place in the payload"
+                    raise BadEventError(msg, reason="too_large")
 
 
 _NOTHING: dict[str, Any] = {}
@@ -211,26 +225,25 @@ def normaliser(vendor: str) -> Normaliser:
 
 
 def _compile(field_map: FieldMap, rules: list[EventRule]) -> _Native:
-    mapped: dict[str, Any] = {}
-    _mark(mapped, field_map.native_type)
     compiled = []
     for rule in rules:
+        mapped: dict[str, Any] = {}
+        _mark(mapped, field_map.native_type)
         _mark(mapped, rule.timestamp.path)
-        for condition in rule.when:
-            _mark(mapped, condition.path)
         fields = field_map.payload_of(rule)
         for field in fields.values():
-            for path in filter(None, (field.path, field.minus)):
-                _mark(mapped, path)
+            if field.path:
+                _mark(mapped, field.path)
         compiled.append(
             _Rule(
                 canonical=rule.canonical,
                 when=tuple(_test(condition) for condition in rule.when),
                 timestamp=_time_reader(rule.timestamp),
                 payload=tuple((key, _reader(field)) for key, field in fields.items()),
+                mapped=mapped,
             )
         )
-    return _Native(rules[0].native, tuple(compiled), mapped)
+    return _Native(rules[0].native, tuple(compiled))
 
 
 def _mark(tree: dict[str, Any], path: str) -> None:
@@ -318,7 +331,7 @@ def _reader(rule: FieldRule) -> Read:
             return None
         try:
             text = convert(value, document)
-        except TypeError:
+        except (TypeError, OverflowError):
             if required:
                 raise _wrong(path, needed, value) from None
             raise _Unfit(path, value) from None
@@ -420,6 +433,12 @@ def _type_name(value: Json) -> str:
     return names.get(type(value), "an object")
 
 
-def _text(value: Json) -> str:
+def _text(value: Json, path: str) -> str:
     """Strings as they are, anything else as its JSON."""
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # what was read may be nested deeper than what can be written
+        msg = f"{path}: nested too deeply"
+        raise BadEventError(msg, reason="too_deep", path=path) from None

@@ -63,6 +63,10 @@ class LeaseKeeper:
         """All leases held now, with their epochs."""
         return dict(self._held) if time.monotonic() - self._renewed <= self._ttl else {}
 
+    def is_lost(self, name: str) -> bool:
+        """Whether the database said that another process holds a lease; not if it could not be asked."""
+        return name not in self._held
+
     def wait_for_any(self, timeout: float) -> str | None:
         """Name of a lease held, after at most ``timeout`` seconds."""
         self._changed.wait(timeout)

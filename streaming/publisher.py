@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Encoder
 from streaming.deadletter import Headers
-from streaming.errors import ServiceUnavailableError
+from streaming.errors import BadEventError, ServiceUnavailableError
 from streaming.settings import Settings, Tenant
 from streaming.topics import MAX_RECORD_BYTES
 
@@ -25,6 +25,10 @@ dead_lettered = Counter("ccaas_events_dead_lettered", "Dead letters acknowledged
 _MAX_QUEUED_RECORDS = 100_000
 _MAX_QUEUED_KBYTES = 256 * 1024
 _MAX_INT32 = 2_147_483_647
+# Key, headers and framing beside a record's value.
+_OVERHEAD_BYTES = 16 * 1024
+MAX_VALUE_BYTES = MAX_RECORD_BYTES - _OVERHEAD_BYTES
+"""Of an event or a dead letter."""
 
 RECEIVED_AT = "ccaas.received_at"
 """Header: when this platform received the event, epoch µs as text. For latency; never for event time."""
@@ -37,8 +41,8 @@ class Publisher:
     """Sends events to their tenants' topics.
 
     ``publish`` only queues; ``poll`` runs the callbacks of what Kafka acknowledged. A record that Kafka refuses for
-    good is never acknowledged: ``check`` then raises, and the caller starts anew from its durable input (spool,
-    cursor). Use one instance from one thread.
+    good is never acknowledged: ``take_refusal`` says so, and the caller reads that tenant again from its durable input
+    (spool, cursor). Use one instance from one thread.
 
     Args:
         settings: Kafka and producer settings.
@@ -48,7 +52,8 @@ class Publisher:
 
     def __init__(self, settings: Settings, encoder: Encoder, client_id: str) -> None:
         self._encoder = encoder
-        self._failure: KafkaError | None = None
+        self._fatal: KafkaError | None = None
+        self._refused: dict[str, KafkaError] = {}
         self._queued_bytes = 0
         self._counters: dict[str, Counter] = {}
         self._producer = Producer(
@@ -71,10 +76,23 @@ class Publisher:
             }
         )
 
+    def encode(self, event: CanonicalEvent) -> bytes:
+        """The value of an event's record.
+
+        Raises:
+            BadEventError: it fits neither the schema nor a record.
+        """
+        value = self._encoder.encode(event)
+        if len(value) > MAX_VALUE_BYTES:
+            msg = f"a record of {len(value)} bytes, more than {MAX_VALUE_BYTES}"
+            raise BadEventError(msg, reason="too_large")
+        return value
+
     def publish(
         self,
         tenant: Tenant,
         event: CanonicalEvent,
+        value: bytes,
         *,
         received_us: int,
         transport: str,
@@ -85,6 +103,7 @@ class Publisher:
         Args:
             tenant: Whose it is.
             event: From the normaliser.
+            value: From :meth:`encode`: all of a message's events are encoded before the first is queued.
             received_us: When it was received, epoch µs.
             transport: How it came.
             acknowledged: Called by ``poll`` once all in-sync replicas have it.
@@ -95,9 +114,8 @@ class Publisher:
         key = event["event_id"]
         if tenant.partition_key == "conversation_id":
             key = event["payload"].get("conversation_id", key)
-        counter = self._counter(tenant)
         headers: Headers = [(RECEIVED_AT, b"%d" % received_us), (TRANSPORT, transport.encode())]
-        self._produce(tenant.events_topic, key.encode(), self._encoder.encode(event), headers, counter, acknowledged)
+        self._produce(tenant.events_topic, key.encode(), value, headers, self._counter(tenant), acknowledged)
 
     def _counter(self, tenant: Tenant) -> Counter:
         """The tenant's counter; kept, since looking up labels costs as much as counting."""
@@ -115,7 +133,8 @@ class Publisher:
         headers: Headers,
         acknowledged: Callable[[], None],
     ) -> None:
-        """Queue a dead letter with the original's bytes; otherwise as :meth:`publish`."""
+        """Queue a dead letter: the original's bytes, cut to what a record can hold; else as :meth:`publish`."""
+        value = value if value is None else value[:MAX_VALUE_BYTES]
         counter = dead_lettered.labels(tenant.vendor, tenant.tenant_id)
         self._produce(tenant.dlq_topic, key, value, headers, counter, acknowledged)
 
@@ -135,9 +154,11 @@ class Publisher:
             if error is None:
                 counter.inc()
                 acknowledged()
-            elif self._failure is None:
-                log.error("Kafka refuses a record for good", topic=topic, error=error.str())
-                self._failure = error
+            elif error.fatal():
+                self._fatal = error
+            elif topic not in self._refused:
+                log.error("Kafka refuses a record; mend the topic or its permissions", topic=topic, error=error.str())
+                self._refused[topic] = error
 
         self._producer.produce(topic, key=key, value=value, headers=list(headers), on_delivery=delivered)
         self._queued_bytes += size
@@ -155,16 +176,38 @@ class Publisher:
         """Run the callbacks of acknowledged records, waiting for one at most ``timeout`` seconds.
 
         Raises:
-            ServiceUnavailableError: Kafka refused a record for good; start anew from the durable input.
+            ServiceUnavailableError: see :meth:`check`.
         """
         self._producer.poll(timeout)
         self.check()
 
     def check(self) -> None:
-        """Raise if a record was refused for good."""
-        if self._failure is not None:
-            msg = f"Kafka refused a record: {self._failure.str()}"
+        """Raise if the producer can't go on.
+
+        Raises:
+            ServiceUnavailableError: start anew from the durable input.
+        """
+        if self._fatal is not None:
+            msg = f"the producer can't go on: {self._fatal.str()}"
             raise ServiceUnavailableError(msg)
+
+    def take_refusal(self, tenant: Tenant) -> KafkaError | None:
+        """Why Kafka refused records of a tenant since the last call, None if it did not.
+
+        Those records are lost to this producer; the tenant is to be read again from its durable input. Others go on.
+        """
+        if not self._refused:
+            return None
+        return self._refused.pop(tenant.events_topic, None) or self._refused.pop(tenant.dlq_topic, None)
+
+    def has_refusals(self) -> bool:
+        """Whether Kafka refused a record that nobody asked about yet."""
+        return bool(self._refused)
+
+    def close(self) -> None:
+        """Forget what is queued: the next producer reads it again from the durable input, in order."""
+        self._producer.purge(in_queue=True, in_flight=True)
+        self._producer.poll(0)
 
     def drain(self, timeout: float) -> int:
         """Wait until all is acknowledged, at most ``timeout`` seconds; gives the number that is not."""

@@ -20,6 +20,7 @@ from tenacity import (
 from schemas.codec import Encoder
 from schemas.registry import Registry
 from streaming.errors import ServiceUnavailableError
+from streaming.health import Progress
 from streaming.settings import Settings, Tenant
 from streaming.topics import ensure_topics
 
@@ -45,7 +46,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def when_available(what: str, call: Callable[[], T], stop: threading.Event) -> T:
+def when_available(what: str, call: Callable[[], T], stop: threading.Event, progress: Progress | None = None) -> T:
     """The call's result; while a service is down it is tried again, with backoff, until it is up or ``stop`` is set.
 
     Raises:
@@ -54,6 +55,8 @@ def when_available(what: str, call: Callable[[], T], stop: threading.Event) -> T
 
     def say(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        if progress is not None:
+            progress.step()  # waiting is no standstill
         log.warning("waiting for a service", what=what, error=str(error), attempt=state.attempt_number)
 
     return Retrying(
@@ -66,7 +69,7 @@ def when_available(what: str, call: Callable[[], T], stop: threading.Event) -> T
     )(call)
 
 
-def prepare(settings: Settings, tenants: tuple[Tenant, ...], stop: threading.Event) -> Encoder:
+def prepare(settings: Settings, tenants: tuple[Tenant, ...], stop: threading.Event, progress: Progress) -> Encoder:
     """Topics and schema are there before the first event; waits for Kafka and the registry."""
-    when_available("Kafka", lambda: ensure_topics(settings.kafka, tenants), stop)
-    return when_available("schema registry", lambda: Registry(settings.registry).encoder(), stop)
+    when_available("Kafka", lambda: ensure_topics(settings.kafka, tenants), stop, progress)
+    return when_available("schema registry", lambda: Registry(settings.registry).encoder(), stop, progress)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from streaming.errors import ConfigurationError
+from streaming.errors import ConfigurationError, ServiceUnavailableError
 
 metadata = sa.MetaData()
 
@@ -44,7 +44,8 @@ def open_state(url: str) -> sa.Engine:
         url: SQLAlchemy URL, ``sqlite:///…`` or ``postgresql+psycopg://…``.
 
     Raises:
-        ConfigurationError: the URL is no SQLAlchemy URL.
+        ConfigurationError: the URL is none, or of another database.
+        ServiceUnavailableError: the database does not answer.
     """
     try:
         parsed = make_url(url)
@@ -56,13 +57,21 @@ def open_state(url: str) -> sa.Engine:
         # Several processes share the file: WAL lets them read while one writes, and a writer waits its turn.
         engine = sa.create_engine(parsed, connect_args={"timeout": 15})
         sa.event.listen(engine, "connect", _sqlite_pragmas)
+    elif parsed.get_backend_name() == "postgresql":
+        engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
     else:
-        engine = sa.create_engine(parsed, pool_pre_ping=True)
-    try:
-        metadata.create_all(engine, checkfirst=True)
-    except (sa.exc.OperationalError, sa.exc.ProgrammingError):
-        # Two processes made the tables at once; if it was anything else, this says so.
-        metadata.create_all(engine, checkfirst=True)
+        msg = f"state.url: {parsed.get_backend_name()} is not supported; give sqlite:///… or postgresql://…"
+        raise ConfigurationError(msg)
+    for attempt in (1, 2):
+        try:
+            metadata.create_all(engine, checkfirst=True)
+        except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError) as error:
+            if attempt == 1:
+                continue  # two processes made the tables at once
+            engine.dispose()
+            msg = f"state database {parsed.render_as_string(hide_password=True)}: {type(error).__name__}"
+            raise ServiceUnavailableError(msg) from None
+        break
     return engine
 
 

@@ -19,6 +19,8 @@ MAX_RECORD_BYTES = 16 * 1024 * 1024
 """Events may have 8 MiB on a stream and grow a little in the envelope; dead-letter topics take 16 MiB."""
 
 _TIMEOUT_S = 30.0
+# Too few brokers are up for the replication factor: they may come.
+_TRANSIENT = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError.INVALID_REPLICATION_FACTOR}
 
 
 def ensure_topics(settings: KafkaSettings, tenants: Iterable[Tenant]) -> None:
@@ -64,7 +66,11 @@ def _settle(futures: dict[str, Future[None]], harmless: int, done: str) -> None:
         try:
             future.result(_TIMEOUT_S)
         except KafkaException as error:
-            if error.args[0].code() != harmless:
+            fault = error.args[0]
+            if fault.retriable() or fault.code() in _TRANSIENT:
+                msg = f"topic {name}: {fault.str()}"
+                raise ServiceUnavailableError(msg) from None
+            if fault.code() != harmless:
                 msg = f"topic {name}: {error.args[0].str()}; mend the tenant's partitions or kafka.replication_factor"
                 raise ConfigurationError(msg) from None
         else:

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import orjson
@@ -18,6 +18,9 @@ log = structlog.get_logger()
 
 OFFSETS_KEY = b"ccaas.offsets"
 """File metadata: JSON ``{topic: {partition: [first, last]}}``."""
+
+CLUSTER_KEY = b"ccaas.cluster"
+"""File metadata: id of the Kafka cluster."""
 
 _TEXT_MAP = pa.map_(pa.string(), pa.string())
 SCHEMA = pa.schema(
@@ -39,6 +42,8 @@ SCHEMA = pa.schema(
 Offsets = dict[str, dict[int, tuple[int, int]]]
 
 _TEMPORARY = ".tmp-"
+# Longer than the longest retention of a topic (7 days).
+_RETENTION = timedelta(days=14)
 
 
 class LandingZone:
@@ -46,9 +51,11 @@ class LandingZone:
 
     Args:
         folder: ``settings.landing_dir``.
+        cluster: Id of the Kafka cluster: offsets of another one mean nothing here.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cluster: str) -> None:
+        self._cluster = cluster.encode()
         self._raw = folder / "raw"
         self._raw.mkdir(parents=True, exist_ok=True)
         self._seen: set[str] = set()
@@ -66,7 +73,7 @@ class LandingZone:
             OSError: the disk is full or broken; nothing landed.
         """
         ranges = {topic: {str(number): span for number, span in parts.items()} for topic, parts in offsets.items()}
-        schema = SCHEMA.with_metadata({OFFSETS_KEY: orjson.dumps(ranges)})
+        schema = SCHEMA.with_metadata({OFFSETS_KEY: orjson.dumps(ranges), CLUSTER_KEY: self._cluster})
         table = pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
         now = datetime.now(UTC)
         folder = self._raw / f"dt={now:%Y-%m-%d}"
@@ -89,12 +96,15 @@ class LandingZone:
 
     def scan(self) -> None:
         """Read the offsets of files that other members, or an earlier life of this one, wrote."""
+        # Only what Kafka may still hold matters: older folders are not read again and again.
+        oldest = f"dt={datetime.now(UTC) - _RETENTION:%Y-%m-%d}"
         for path in self._raw.glob("dt=*/*.parquet"):
-            if path.name.startswith(_TEMPORARY) or str(path) in self._seen:
+            if path.parent.name < oldest or path.name.startswith(_TEMPORARY) or str(path) in self._seen:
                 continue
             try:
                 metadata = pq.read_metadata(path).metadata or {}
-                self._note(_parse(metadata[OFFSETS_KEY]))
+                if metadata.get(CLUSTER_KEY) == self._cluster:
+                    self._note(_parse(metadata[OFFSETS_KEY]))
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 log.error("landing file is unreadable; the load sets it aside", file=str(path), error=str(error))
             self._seen.add(str(path))

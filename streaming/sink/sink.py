@@ -39,8 +39,8 @@ buffered_rows = Gauge("ccaas_sink_rows_buffered", "Events waiting for the next f
 class AnalyticsSink:
     """One member of the group, under a leased slot.
 
-    At least once, in this order: 1. read, 2. buffer, 3. file (fsync, rename), 4. dead letters acknowledged, 5. commit.
-    A crash between 3 and 5 leaves a file whose offsets are not committed: on assignment the member seeks past what has
+    At least once, in this order: 1. read, 2. buffer, 3. dead letters acknowledged, 4. file (fsync, rename), 5. commit.
+    A crash between 4 and 5 leaves a file whose offsets are not committed: on assignment the member seeks past what has
     landed.
 
     Args:
@@ -59,8 +59,6 @@ class AnalyticsSink:
         self._slot = slot
         self._decoder = decoder
         self._publisher = publisher
-        self._zone = LandingZone(settings.landing_dir)
-        self._zone.remove_orphans(slot)
         self._buffer = Buffer()
         self.assigned = False
         """Whether this member has partitions; read by the health server's thread."""
@@ -85,6 +83,9 @@ class AnalyticsSink:
                 "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
             }
         )
+        cluster = str(self._consumer.list_topics(timeout=_DRAIN_S).cluster_id)
+        self._zone = LandingZone(settings.landing_dir, cluster)
+        self._zone.remove_orphans(slot)
         self._consumer.subscribe(
             [settings.sink.topics], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -96,7 +97,12 @@ class AnalyticsSink:
             ServiceUnavailableError: Kafka; the member is to be built anew and reads again from the committed offsets.
             OSError: the landing zone can't be written.
         """
-        for message in self._consumer.consume(_POLL_RECORDS, _POLL_S):
+        try:
+            messages = self._consumer.consume(_POLL_RECORDS, _POLL_S)
+        except KafkaException as failure:  # from a callback: the committed offsets can't be read
+            msg = f"{self._slot}: {failure.args[0].str()}"
+            raise ServiceUnavailableError(msg) from None
+        for message in messages:
             error = message.error()
             if error is None:
                 self._take(message)
@@ -113,19 +119,25 @@ class AnalyticsSink:
             self.flush()
 
     def flush(self) -> None:
-        """Steps 3 to 5 of the class's order."""
+        """Steps 3 to 5 of the class's order.
+
+        Raises:
+            ServiceUnavailableError: dead letters are not acknowledged; nothing landed, nothing is committed.
+            OSError: the landing zone can't be written.
+        """
         buffer, self._buffer = self._buffer, Buffer()
         self._flush_due = time.monotonic() + self._settings.sink.flush_seconds
         if not buffer.next_offsets:
             return
+        if self._publisher.drain(_DRAIN_S) or self._publisher.has_refusals():
+            msg = "Kafka does not take dead letters"
+            raise ServiceUnavailableError(msg)
+        self._publisher.check()
         if len(buffer):
             path = self._zone.write(buffer.columns, buffer.offsets, self._slot)
             landed_rows.inc(len(buffer))
             landed_files.inc()
             log.info("landed", rows=len(buffer), file=path.name)
-        if self._publisher.drain(_DRAIN_S):
-            msg = "Kafka does not acknowledge dead letters"
-            raise ServiceUnavailableError(msg)
         offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in buffer.next_offsets.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
@@ -179,24 +191,30 @@ class AnalyticsSink:
         self._zone.scan()
         committed = {(p.topic, p.partition): p.offset for p in consumer.committed(partitions, timeout=_DRAIN_S)}
         for partition in partitions:
-            landed = self._zone.landed(partition.topic, partition.partition)
-            offset = committed[partition.topic, partition.partition]
-            if landed is not None and landed + 1 > offset:
-                log.info(
-                    "seeks past what has landed",
-                    topic=partition.topic,
-                    partition=partition.partition,
-                    offset=landed + 1,
-                )
-                offset = landed + 1
-            partition.offset = offset  # without either a negative constant: auto.offset.reset decides
+            partition.offset = self._start_offset(consumer, partition, committed[partition.topic, partition.partition])
         consumer.incremental_assign(partitions)
         self.assigned = self.assigned or bool(partitions)
         log.info("partitions assigned", count=len(partitions))
 
+    def _start_offset(self, consumer: Consumer, partition: TopicPartition, committed: int) -> int:
+        """max(committed, landed + 1); without either a negative constant, by which auto.offset.reset decides."""
+        landed = self._zone.landed(partition.topic, partition.partition)
+        if landed is None or landed + 1 <= committed:
+            return committed
+        where = {"topic": partition.topic, "partition": partition.partition, "landed": landed}
+        _, high = consumer.get_watermark_offsets(partition, timeout=_DRAIN_S)
+        if landed + 1 > high:
+            log.error(
+                "landing files hold offsets that the partition does not have: it was made anew?", high=high, **where
+            )
+            return committed
+        log.info("seeks past what has landed", committed=committed, **where)
+        return landed + 1
+
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self.flush()
         consumer.incremental_unassign(partitions)
+        self.assigned = len(consumer.assignment()) > len(partitions)
         log.info("partitions given up", count=len(partitions))
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -214,29 +232,26 @@ def run_sink(settings: Settings, stop: threading.Event) -> None:
         FencedError: the slot was lost; what was not committed is read again by its new holder.
         ServiceUnavailableError: Kafka fails for good; to be started again.
     """
-    encoder = prepare(settings, settings.tenants, stop)
-    decoder = when_available("schema registry", Registry(settings.registry).decoder, stop)
     slots = [f"{settings.sink.group}-{number}" for number in range(settings.sink.slots)]
-    ttl = settings.state.lease_ttl_seconds
-    keeper = LeaseKeeper(open_state(settings.state_url), [f"slot/{slot}" for slot in slots], ttl=ttl, at_most=1)
     progress = Progress()
     sink: AnalyticsSink | None = None
-    health = HealthServer(
-        settings.health.host,
-        settings.health.analytics_sink,
-        progress,
-        lambda: sink is not None and sink.assigned,
-    )
-    keeper.start()
-    with health:
+    health = settings.health
+    with HealthServer(health.host, health.analytics_sink, progress, lambda: sink is not None and sink.assigned):
+        encoder = prepare(settings, settings.tenants, stop, progress)
+        decoder = when_available("schema registry", Registry(settings.registry).decoder, stop, progress)
+        engine = when_available("state database", lambda: open_state(settings.state_url), stop, progress)
+        ttl = settings.state.lease_ttl_seconds
+        keeper = LeaseKeeper(engine, [f"slot/{slot}" for slot in slots], ttl=ttl, at_most=1)
+        publisher = Publisher(settings, encoder, "analytics-sink")
+        keeper.start()
         try:
             lease = _wait_for_slot(keeper, progress, stop)
             if lease is None:
                 return
-            publisher = Publisher(settings, encoder, "analytics-sink")
             sink = AnalyticsSink(settings, lease.removeprefix("slot/"), decoder, publisher, stop)
             while not stop.is_set():
-                if keeper.epoch(lease) is None:
+                # A database that does not answer is no reason to stop: Kafka fences a second member of this slot.
+                if keeper.is_lost(lease):
                     msg = f"{lease} is held by another process now; it goes on there"
                     raise FencedError(msg)
                 sink.step()
@@ -248,6 +263,8 @@ def run_sink(settings: Settings, stop: threading.Event) -> None:
             raise
         finally:
             keeper.close()
+            publisher.close()
+            engine.dispose()
 
 
 def _wait_for_slot(keeper: LeaseKeeper, progress: Progress, stop: threading.Event) -> str | None:

@@ -178,6 +178,48 @@ def test_deep_nesting_and_many_keys_are_kept() -> None:
     assert event["metadata"]["cxone." + ".".join(["deep", *["d"] * 7])].startswith('{"d":{"d":')
 
 
+@pytest.mark.parametrize("depth", [100, 250, 260, 400, 1000])
+def test_any_depth_that_can_be_read_is_an_event_or_a_typed_failure(depth: int) -> None:
+    body = b'{"a":' * depth + b"1" + b"}" * depth
+    message = raw(cxone("CALL_STARTED"))[:-1] + b',"deep":' + body + b"}"
+    try:
+        (event,) = CXONE.normalise(message, "t")
+    except BadEventError as error:
+        assert error.reason in {"too_deep", "unparsable"}
+        assert depth > 200
+    else:
+        assert any(key.startswith("cxone.deep") for key in event["metadata"])
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 2**62])
+def test_huge_numbers_are_a_typed_failure_or_text(value: float) -> None:
+    try:
+        events = CXONE.normalise(raw(ended(agentSeconds=value)), "t")
+    except BadEventError as error:
+        assert (error.reason, error.path) == ("wrong_type", "agentSeconds")
+    else:
+        assert events[0]["payload"]["talk_ms"].isdigit()
+
+
+def test_a_body_that_would_explode_is_refused() -> None:
+    message = cxone("CALL_STARTED", **{"k" * 2_000: {f"{number:05}": 1 for number in range(60_000)}})
+    with pytest.raises(BadEventError) as caught:
+        CXONE.normalise(raw(message), "t")
+    assert caught.value.reason == "too_large"
+
+
+def test_no_event_of_a_message_loses_a_field() -> None:
+    message = ended(abandoned=True, inQueueSeconds=0, agentId=...)
+    (event,) = CXONE.normalise(raw(message), "t")
+    assert event["metadata"]["cxone.abandoned"] == "true"
+    assert event["metadata"]["cxone.skillId"] == "PS"
+    assert event["payload"]["wait_ms"] == "0"
+    inner = genesys("customer.start")
+    inner["eventBody"]["version"] = "inner"
+    (event,) = GENESYS.normalise(raw(inner), "t")
+    assert {event["metadata"]["genesys.version"], event["metadata"]["genesys.eventBody.version"]} == {"2", "inner"}
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_events_or_a_typed_failure(data: bytes) -> None:
     for vendor in (GENESYS, CXONE):

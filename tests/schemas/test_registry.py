@@ -81,8 +81,10 @@ def test_a_plain_deserializing_consumer_reads_our_topics(registry: Registry, sta
     (event,) = normaliser("genesys").normalise(raw(genesys("customer.start")), tenant.tenant_id)
     publisher = Publisher(Settings(kafka=kafka), registry.encoder(), "test")
     done: list[int] = []
-    publisher.publish(tenant, event, received_us=1, transport="sse", acknowledged=lambda: done.append(1))
+    value = publisher.encode(event)
+    publisher.publish(tenant, event, value, received_us=1, transport="sse", acknowledged=lambda: done.append(1))
     assert publisher.drain(20) == 0
+    publisher.close()
     assert done == [1]
 
     with SchemaRegistryClient({"url": stack.registry_url}) as client:

@@ -28,6 +28,31 @@ def test_the_environment_is_over_the_file(config: Path, monkeypatch: pytest.Monk
     assert settings.receiver.port == 99
 
 
+def test_the_data_folder_lies_beside_the_file_from_wherever_one_reads(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = read(config, 'data_dir = "data"\n')
+    monkeypatch.chdir("/")
+    assert load_settings().data_dir == first.data_dir == tmp_path / "data"
+
+
+def test_tenants_need_a_data_folder_that_outlives_the_working_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CCAAS_CONFIG", raising=False)
+    monkeypatch.setenv("CCAAS_TENANTS", '[{"tenant_id": "a", "vendor": "cxone"}]')
+    with pytest.raises(ConfigurationError, match="data_dir"):
+        load_settings()
+
+
+def test_a_wrong_variable_is_named_as_one(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCAAS_KAFKA__CLIENT", "no json")
+    with pytest.raises(ConfigurationError, match=r"environment.*JSON"):
+        read(config, "")
+
+
 def test_client_properties_reach_every_client_and_no_log(config: Path) -> None:
     settings = read(
         config,
@@ -51,6 +76,8 @@ def test_client_properties_reach_every_client_and_no_log(config: Path) -> None:
         ),
         ("[kafka\n", "ccaas.toml"),
         ("[warehouse]\ninterval_minutes = 7\n", "warehouse.interval_minutes"),
+        ('[registry]\nurl = "https://user:pw@host"\n', "registry.url"),
+        ('[registry]\nurl = "host:8081"\n', "registry.url"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(config: Path, text: str, field: str) -> None:
@@ -72,10 +99,10 @@ TENANT = '[[tenants]]\ntenant_id = "south"\nvendor = "{vendor}"\n[tenants.connec
     ("vendor", "connection", "said"),
     [
         ("nobody", "", "vendor 'nobody' is unknown; there are cxone, genesys"),
-        ("genesys", 'token_url = "x"', "genesys/south: connection: stream_url"),
+        ("genesys", 'token_url = "http://x"', "genesys/south: connection: stream_url"),
         (
             "cxone",
-            'token_url="x"\napi_url="x"\nclient_id="x"\nclient_secret="s3cret"\nwebhook_tokens=["s3cret"]\nsignature="hmac"',
+            'token_url="http://x"\napi_url="http://x"\nclient_id="x"\nclient_secret="s3cret"\nwebhook_tokens=["s3cret"]\nsignature="hmac"',
             "needs hmac_secret",
         ),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,49 @@ async def test_a_failed_commit_is_said_and_a_new_tenant_is_not_half_known(tmp_pa
     assert [row.body for row in reader.read(key, 0, rows=10, max_bytes=100)] == [b"y"]
     assert writer.can_store
     reader.close()
+    writer.close()
+
+
+async def test_nothing_is_acknowledged_that_is_not_stored(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, settings())
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads change places as often as they can
+    acknowledged = 0
+
+    async def send(sender: int) -> None:
+        nonlocal acknowledged
+        for number in range(400):
+            await writer.append(f"t{sender % 5}", b"x", number)
+            acknowledged += 1
+
+    try:
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(send(sender) for sender in range(64)))
+    finally:
+        sys.setswitchinterval(interval)
+    (stored,) = writer._database.execute("SELECT count(*) FROM event").fetchone()
+    assert stored == acknowledged == 64 * 400
+    writer.close()
+
+
+async def test_a_disk_that_can_not_be_asked_is_full_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = SpoolWriter(tmp_path, settings())
+
+    def broken(_path: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("streaming.spool.writer.shutil.disk_usage", broken)
+        async with asyncio.timeout(5):
+            while writer.can_store:
+                await asyncio.sleep(0.05)
+        assert writer.is_alive
+    async with asyncio.timeout(5):
+        while not writer.can_store:
+            await asyncio.sleep(0.05)
+    await writer.append("t", b"x", 0)
     writer.close()
 
 

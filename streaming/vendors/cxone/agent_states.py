@@ -6,12 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import orjson
 import sqlalchemy as sa
 import structlog
+from cachetools import LRUCache
 
 from schemas.codec import Encoder
 from schemas.normalise import normaliser
@@ -33,6 +35,8 @@ _PATH = "/inContactAPI/services/v30.0/agents/state-history"
 _PAGE = 10_000
 _ACK_TIMEOUT_S = 60.0
 _TICK_S = 0.2
+# Statuses of a tenant: more than it has in a look-back.
+_REMEMBERED = 50_000
 
 
 def lease_name(tenant: Tenant) -> str:
@@ -43,7 +47,8 @@ def lease_name(tenant: Tenant) -> str:
 class AgentStatePoller:
     """Polls all CXone tenants, in a thread and with a producer of its own.
 
-    A poll takes what changed in [cursor, the vendor's now); the cursor moves once Kafka has all of it.
+    A poll takes what changed from the look-back before its cursor to the vendor's now; the cursor moves once Kafka has
+    all of it. After a restart the look-back is published again, with the same ids.
 
     Args:
         settings: The platform's.
@@ -56,10 +61,14 @@ class AgentStatePoller:
         self._stop = stop
         self._tenants = settings.tenants_of(VENDOR)
         self._publisher = Publisher(settings, encoder, "cxone-agent-states")
-        engine = open_state(settings.state_url)
+        self._engine = engine = open_state(settings.state_url)
         names = [lease_name(tenant) for tenant in self._tenants]
         self._keeper = LeaseKeeper(engine, names, ttl=settings.state.lease_ttl_seconds)
         self._cursors = CursorStore(engine, VENDOR, STREAM)
+        # What the look-back reads again is not published again.
+        self._recent: dict[str, LRUCache[str | int, bool]] = {
+            tenant.tenant_id: LRUCache(_REMEMBERED) for tenant in self._tenants
+        }
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="agent-states", daemon=True)
 
     def start(self) -> None:
@@ -82,6 +91,8 @@ class AgentStatePoller:
         """Wait for the end, after ``stop`` was set."""
         self._thread.join(timeout=15)
         self._keeper.close()
+        self._publisher.close()
+        self._engine.dispose()
 
     async def _run(self) -> None:
         async with httpx.AsyncClient(timeout=30) as http:
@@ -112,18 +123,15 @@ class AgentStatePoller:
                 log.exception("agent states not polled; tried again", tenant_id=tenant.tenant_id)
 
     async def _poll(
-        self,
-        http: httpx.AsyncClient,
-        tokens: TokenSource,
-        tenant: Tenant,
-        connection: CxoneConnection,
-        epoch: int,
+        self, http: httpx.AsyncClient, tokens: TokenSource, tenant: Tenant, connection: CxoneConnection, epoch: int
     ) -> None:
-        since = await asyncio.to_thread(self._cursors.read, tenant.tenant_id)
+        cursor = await asyncio.to_thread(self._cursors.read, tenant.tenant_id)
         until: str | None = None
         waiting = [0]
-        async for page in self._pages(http, tokens, connection, since):
-            until = page["lastPollTime"]
+        async for page in self._pages(
+            http, tokens, connection, _earlier(cursor, connection.agent_state_look_back_seconds)
+        ):
+            until = until or str(page["lastPollTime"])
             while not self._publisher.has_room():
                 self._publisher.poll(0)
                 await asyncio.sleep(0.005)
@@ -134,16 +142,22 @@ class AgentStatePoller:
             self._publisher.poll(0)
             await asyncio.sleep(0.005)
         if waiting[0]:
-            msg = f"Kafka has not acknowledged {waiting[0]} agent states; they are polled again"
+            # What is not acknowledged must not count as published.
+            self._recent[tenant.tenant_id].clear()
+            refusal = self._publisher.take_refusal(tenant)
+            msg = f"Kafka has not acknowledged {waiting[0]} agent states ({refusal}); they are polled again"
             raise ServiceUnavailableError(msg)
-        if until is not None and until != since:
+        if until is not None and until != cursor:
             move = CursorMove(tenant.tenant_id, until, lease_name(tenant), epoch)
             await asyncio.to_thread(self._cursors.write, [move])
 
     async def _pages(
         self, http: httpx.AsyncClient, tokens: TokenSource, connection: CxoneConnection, since: str | None
     ) -> AsyncIterator[dict[str, Any]]:
-        """The pages of one stable snapshot: later ones ask for the first one's ``lastPollTime``."""
+        """The pages of one snapshot: later ones ask for the first one's ``lastPollTime`` as ``until``.
+
+        A vendor that does not know ``until`` gives rows newer than that as well; their ids make them harmless.
+        """
         params: dict[str, str | int] = {"skip": 0, "top": _PAGE} | ({"updatedSince": since} if since else {})
         while True:
             token = await tokens.token()
@@ -164,7 +178,8 @@ class AgentStatePoller:
             yield page
             if len(page["agentStates"]) < _PAGE:
                 return
-            params |= {"skip": int(params["skip"]) + _PAGE, "until": page["lastPollTime"]}
+            params |= {"skip": int(params["skip"]) + _PAGE}
+            params.setdefault("until", page["lastPollTime"])
 
     def _publish(self, tenant: Tenant, row: Any, waiting: list[int]) -> None:
         received_us = time.time_ns() // 1000
@@ -173,18 +188,33 @@ class AgentStatePoller:
             waiting[0] -= 1
 
         vendor = normaliser(VENDOR)
+        recent = self._recent[tenant.tenant_id]
         try:
             # REST rows carry no type; the field map knows them under this name.
             document = {**vendor.require_object(row), "eventType": "AGENT_STATE"}
-            events = vendor.normalise_document(document, tenant.tenant_id)
+            records = [
+                (event, self._publisher.encode(event))
+                for event in vendor.normalise_document(document, tenant.tenant_id)
+            ]
         except BadEventError as error:
-            waiting[0] += 1
-            headers = dead_letter_headers(error, stage="normalise", transport=TRANSPORT)
             value = orjson.dumps(row)
-            self._publisher.dead_letter(tenant, key=None, value=value, headers=headers, acknowledged=acknowledged)
+            if hash(value) not in recent:
+                recent[hash(value)] = True
+                waiting[0] += 1
+                headers = dead_letter_headers(error, stage="normalise", transport=TRANSPORT)
+                self._publisher.dead_letter(tenant, key=None, value=value, headers=headers, acknowledged=acknowledged)
             return
-        for event in events:
-            waiting[0] += 1
-            self._publisher.publish(
-                tenant, event, received_us=received_us, transport=TRANSPORT, acknowledged=acknowledged
-            )
+        for event, value in records:
+            if event["event_id"] not in recent:
+                recent[event["event_id"]] = True
+                waiting[0] += 1
+                self._publisher.publish(
+                    tenant, event, value, received_us=received_us, transport=TRANSPORT, acknowledged=acknowledged
+                )
+
+
+def _earlier(cursor: str | None, seconds: float) -> str | None:
+    """An ISO 8601 instant moved back: the vendor may record a status after it began."""
+    if cursor is None:
+        return None
+    return (datetime.fromisoformat(cursor) - timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")

@@ -31,6 +31,8 @@ class CxoneConnection(BaseModel):
     # Unknown key ids may come from anybody who knows the URL: they cause at most one fetch in this time.
     unknown_key_seconds: PositiveFloat = 30
     agent_state_poll_seconds: PositiveFloat = 15
+    # A poll looks so far back before its cursor: the vendor may record a status after it began.
+    agent_state_look_back_seconds: Annotated[float, Field(ge=0)] = 120
 
     @model_validator(mode="after")
     def _scheme_is_complete(self) -> Self:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 
 import structlog
 from prometheus_client import Gauge
 
+from schemas.canonical import CanonicalEvent
 from schemas.normalise import normaliser
 from streaming.acks import AckTracker
 from streaming.deadletter import dead_letter_headers
+from streaming.errors import BadEventError
 from streaming.publisher import Publisher
 from streaming.settings import Settings, Tenant
 from streaming.spool.reader import Drained, SpooledEvent, SpoolReader
 from streaming.spool.schema import spool_files
 from streaming.vendors.cxone.connection import VENDOR
-from streaming.vendors.cxone.messages import normalise_body
+from streaming.vendors.cxone.messages import Failure, normalise_body
 
 log = structlog.get_logger()
 
@@ -25,6 +28,8 @@ TRANSPORT = "webhook"
 _ROWS_PER_TURN = 500
 _BYTES_PER_TURN = 8 * 1024 * 1024
 
+# A topic without permission, or deleted: tried again so often, while the other tenants go on.
+_REFUSED_PAUSE_S = 30.0
 # The receiver's commits come first; after so long the drain insists.
 _PATIENCE_S = 1.0
 
@@ -44,26 +49,40 @@ class TenantLine:
         self._rows = 0
         self._bytes = 0
         self._deleted = (0, 0)
+        self.paused_until = 0.0
 
     def handle(self, row: SpooledEvent, publisher: Publisher) -> None:
         """Hot path: one row becomes records at the producer, or dead letters."""
         tenant, tracker = self.tenant, self.tracker
-        events, failures = normalise_body(normaliser(VENDOR), row.body, tenant.tenant_id)
+        events, failure = normalise_body(normaliser(VENDOR), row.body, tenant.tenant_id)
+        records: list[tuple[CanonicalEvent, bytes]] = []
+        for event in events:
+            try:
+                records.append((event, publisher.encode(event)))
+            except BadEventError as error:
+                failure = failure or Failure(row.body, error)
         self.read_through = row.seq
         self._rows += 1
         self._bytes += len(row.body)
-        entry = tracker.begin((row.seq, self._rows, self._bytes), len(events) + len(failures))
+        entry = tracker.begin((row.seq, self._rows, self._bytes), len(records) + (failure is not None))
 
         def acknowledged() -> None:
             tracker.acknowledge(entry)
 
-        for event in events:
+        for event, value in records:
             publisher.publish(
-                tenant, event, received_us=row.received_us, transport=TRANSPORT, acknowledged=acknowledged
+                tenant, event, value, received_us=row.received_us, transport=TRANSPORT, acknowledged=acknowledged
             )
-        for failure in failures:
+        if failure is not None:
             headers = dead_letter_headers(failure.error, stage="normalise", transport=TRANSPORT)
             publisher.dead_letter(tenant, key=None, value=failure.value, headers=headers, acknowledged=acknowledged)
+
+    def begin_anew(self, now: float) -> None:
+        """Read again from what the spool holds, after a pause: Kafka refused a record."""
+        self.read_through = self.deleted_through
+        self._rows, self._bytes = self._deleted
+        self.tracker = AckTracker()
+        self.paused_until = now + _REFUSED_PAUSE_S
 
     def drained(self) -> Drained | None:
         """What Kafka has and the spool still holds; None if nothing."""
@@ -108,6 +127,9 @@ class SpoolDrain:
             line = self._line(key, name)
             if line is None:
                 continue
+            if self._is_paused(line, publisher):
+                self._more = True
+                continue
             room = min(_ROWS_PER_TURN, self._max_in_flight - len(line.tracker))
             if room <= 0 or not publisher.has_room():
                 self._more = True
@@ -121,6 +143,15 @@ class SpoolDrain:
                 read = self._more = True
         return read
 
+    @staticmethod
+    def _is_paused(line: TenantLine, publisher: Publisher) -> bool:
+        now = time.monotonic()
+        if (refusal := publisher.take_refusal(line.tenant)) is not None:
+            tenant_id = line.tenant.tenant_id
+            log.error("the tenant's line pauses", tenant_id=tenant_id, seconds=_REFUSED_PAUSE_S, error=refusal.str())
+            line.begin_anew(now)
+        return now < line.paused_until
+
     def delete_acknowledged(self) -> None:
         """One transaction for all that Kafka has; when idle, give the space back instead."""
         for line in self._lines.values():
@@ -128,7 +159,7 @@ class SpoolDrain:
         drained = {key: item for key, line in self._lines.items() if (item := line.drained()) is not None}
         now = time.monotonic()
         if drained:
-            if self._reader.delete(list(drained.values()), wait=now - self._deleted_at > _PATIENCE_S):
+            if self._delete(list(drained.values()), wait=now - self._deleted_at > _PATIENCE_S):
                 for key, item in drained.items():
                     self._lines[key].deleted(item)
                 self._deleted_at = now
@@ -141,6 +172,16 @@ class SpoolDrain:
     def close(self) -> None:
         """Let go of the file."""
         self._reader.close()
+
+    def _delete(self, drained: list[Drained], *, wait: bool) -> bool:
+        try:
+            return self._reader.delete(drained, wait=wait)
+        except (
+            sqlite3.OperationalError
+        ) as error:  # disk full, or locked for long: the rows stay and are known to be done
+            log.warning("published rows can't be deleted from the spool yet", error=str(error))
+            self._deleted_at = time.monotonic()
+            return False
 
     def _line(self, key: int, name: str) -> TenantLine | None:
         line = self._lines.get(key)

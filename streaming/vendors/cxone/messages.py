@@ -15,7 +15,7 @@ MAX_EVENTS = 10_000
 
 
 class Failure(NamedTuple):
-    """A message, or one element of an array, that is no event."""
+    """A body that is no event, or holds elements that are none."""
 
     value: bytes
     error: BadEventError
@@ -25,11 +25,14 @@ class Outcome(NamedTuple):
     """What one body becomes; nothing of it is lost."""
 
     events: list[CanonicalEvent]
-    failures: list[Failure]
+    failure: Failure | None
 
 
 def normalise_body(normaliser: Normaliser, body: bytes, tenant_id: str) -> Outcome:
-    """All canonical events of a webhook's body. A bad element of an array does not harm the others. Pure, never raises.
+    """All canonical events of a webhook's body. Pure, never raises.
+
+    A bad element of an array does not harm the others. The failure then holds the whole body, since an element has no
+    bytes of its own, and the path of the first bad element: normalised again, the good ones get the same ids.
 
     Args:
         normaliser: The vendor's.
@@ -39,24 +42,21 @@ def normalise_body(normaliser: Normaliser, body: bytes, tenant_id: str) -> Outco
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        return Outcome([], [Failure(body, BadEventError(f"not JSON: {error}", reason="unparsable"))])
-    if not isinstance(document, list):
-        return _one(normaliser, document, body, tenant_id)
-    if len(document) > MAX_EVENTS:
-        too_many = BadEventError(f"an array of {len(document)} events, more than {MAX_EVENTS}", reason="too_large")
-        return Outcome([], [Failure(body, too_many)])
+        return Outcome([], Failure(body, BadEventError(f"not JSON: {error}", reason="unparsable")))
+    elements = document if isinstance(document, list) else [document]
+    if len(elements) > MAX_EVENTS:
+        msg = f"an array of {len(elements)} events, more than {MAX_EVENTS}"
+        return Outcome([], Failure(body, BadEventError(msg, reason="too_large")))
     events: list[CanonicalEvent] = []
-    failures: list[Failure] = []
-    for element in document:
-        outcome = _one(normaliser, element, None, tenant_id)
-        events += outcome.events
-        failures += outcome.failures
-    return Outcome(events, failures)
+    first: BadEventError | None = None
+    for number, element in enumerate(elements):
+        try:
+            events += normaliser.normalise_document(normaliser.require_object(element), tenant_id)
+        except BadEventError as error:
+            first = first or (error if document is element else _within(error, number))
+    return Outcome(events, Failure(body, first) if first else None)
 
 
-def _one(normaliser: Normaliser, document: object, raw: bytes | None, tenant_id: str) -> Outcome:
-    try:
-        return Outcome(normaliser.normalise_document(normaliser.require_object(document), tenant_id), [])
-    except BadEventError as error:
-        # An element has no bytes of its own: its JSON stands for them.
-        return Outcome([], [Failure(orjson.dumps(document) if raw is None else raw, error)])
+def _within(error: BadEventError, number: int) -> BadEventError:
+    path = f"[{number}].{error.path}" if error.path else f"[{number}]"
+    return BadEventError(f"[{number}]: {error}", reason=error.reason, path=path)

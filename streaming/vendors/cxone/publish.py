@@ -30,14 +30,19 @@ def run_publisher(settings: Settings, stop: threading.Event) -> None:
     if not tenants:
         msg = "tenants: none of vendor 'cxone'; add one or don't run cxone-publisher"
         raise ConfigurationError(msg)
-    encoder = prepare(settings, tenants, stop)
-    publisher = Publisher(settings, encoder, "cxone-publisher")
-    drain = Drain(settings, publisher)
-    ended = threading.Event()
-    poller = AgentStatePoller(settings, encoder, ended)
     progress = Progress()
-    poller.start()
-    with HealthServer(settings.health.host, settings.health.cxone_publisher, progress, publisher.reachable):
+    publisher: Publisher | None = None
+
+    def ready() -> bool:
+        return publisher is not None and publisher.reachable()
+
+    with HealthServer(settings.health.host, settings.health.cxone_publisher, progress, ready):
+        encoder = prepare(settings, tenants, stop, progress)
+        publisher = Publisher(settings, encoder, "cxone-publisher")
+        drain = Drain(settings, publisher)
+        ended = threading.Event()
+        poller = AgentStatePoller(settings, encoder, ended)
+        poller.start()
         try:
             _loop(drain, publisher, poller, progress, stop)
             publisher.drain(10)
@@ -46,6 +51,7 @@ def run_publisher(settings: Settings, stop: threading.Event) -> None:
             ended.set()
             poller.join()
             drain.close()
+            publisher.close()
 
 
 def _loop(

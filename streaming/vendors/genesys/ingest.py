@@ -20,7 +20,7 @@ from streaming.health import HealthServer, Progress
 from streaming.lease import LeaseKeeper
 from streaming.oauth import TokenSource
 from streaming.publisher import Publisher
-from streaming.service import prepare
+from streaming.service import prepare, when_available
 from streaming.settings import Settings, Tenant
 from streaming.state import CursorMove, CursorStore, open_state
 from streaming.vendors import connection_of
@@ -38,9 +38,16 @@ _MAX_IN_FLIGHT = 5_000
 _RECONNECT_S = (1.0, 5.0)
 _BACKOFF_S = 2.0
 _MAX_BACKOFF_S = 60.0
+_REFUSED_PAUSE_S = 30.0
+# A stream that failed in a way nobody foresaw begins anew after so long.
+_FAILED_PAUSE_S = 10.0
 
 connected = Gauge("ccaas_genesys_stream_connected", "1 while the tenant's stream is open", ["tenant_id"])
 frames = Counter("ccaas_genesys_frames", "Frames read from the stream", ["tenant_id"])
+
+
+class RefusedByKafkaError(CcaasError):
+    """Kafka refuses the tenant's records for good: no permission, or no such topic."""
 
 
 def lease_name(tenant: Tenant) -> str:
@@ -95,6 +102,11 @@ class TenantStream:
                 self._log.warning("stream refused", status=refusal.status, detail=str(refusal))
                 if refusal.retry_after is not None:
                     await asyncio.sleep(refusal.retry_after)
+            except RefusedByKafkaError as refusal:
+                # Its records are lost to the producer: read again from the stored cursor, the other tenants go on.
+                self._log.error("the tenant's stream pauses", seconds=_REFUSED_PAUSE_S, error=str(refusal))
+                self._read, self.tracker = self.stored, AckTracker()
+                await asyncio.sleep(_REFUSED_PAUSE_S)
             except (httpx.HTTPError, CcaasError) as error:
                 failures = 1 if self._read != began else failures + 1
                 self._log.warning("stream broken", error=f"{type(error).__name__}: {error}")
@@ -122,6 +134,8 @@ class TenantStream:
                     counter.inc()
                     while not self._publisher.has_room() or len(self.tracker) >= _MAX_IN_FLIGHT:
                         await asyncio.sleep(_POLL_S)
+                    if (refusal := self._publisher.take_refusal(self.tenant)) is not None:
+                        raise RefusedByKafkaError(refusal.str())
                     self._handle(frame)
                     self._read = frame.cursor
         except StreamRefusedError as refusal:
@@ -150,6 +164,7 @@ class TenantStream:
                 msg = f"{len(frame.data)} bytes, more than {MAX_EVENT_BYTES}"
                 raise BadEventError(msg, reason="too_large")
             events = self._normalise(frame.data, tenant.tenant_id)
+            records = [(event, publisher.encode(event)) for event in events]
         except BadEventError as error:
             entry = tracker.begin(frame.cursor, 1)
             publisher.dead_letter(
@@ -160,11 +175,12 @@ class TenantStream:
                 acknowledged=lambda: tracker.acknowledge(entry),
             )
             return
-        entry = tracker.begin(frame.cursor, len(events))
-        for event in events:
+        entry = tracker.begin(frame.cursor, len(records))
+        for event, value in records:
             publisher.publish(
                 tenant,
                 event,
+                value,
                 received_us=received_us,
                 transport=TRANSPORT,
                 acknowledged=lambda: tracker.acknowledge(entry),
@@ -173,7 +189,7 @@ class TenantStream:
     def cursor_move(self) -> CursorMove | None:
         """The cursor to store, if acknowledgements moved it."""
         cursor = self.tracker.acknowledged
-        if cursor is None or cursor == self.stored:
+        if not cursor or cursor == self.stored:
             return None
         return CursorMove(self.tenant.tenant_id, cursor, lease_name(self.tenant), self.epoch)
 
@@ -193,6 +209,7 @@ class GenesysIngest:
         self._connections = {tenant.tenant_id: connection_of(tenant, GenesysConnection) for tenant in self._tenants}
         self._progress = Progress()
         self._running: dict[str, tuple[TenantStream, asyncio.Task[None]]] = {}
+        self._paused: dict[str, float] = {}
         if not self._tenants:
             msg = "tenants: none of vendor 'genesys'; add one or don't run genesys-ingest"
             raise ConfigurationError(msg)
@@ -203,22 +220,33 @@ class GenesysIngest:
         Raises:
             ServiceUnavailableError: Kafka refused a record for good; to be started again.
         """
-        encoder = prepare(self._settings, self._tenants, self._stop)
-        publisher = Publisher(self._settings, encoder, "genesys-ingest")
-        engine = open_state(self._settings.state_url)
-        ttl = self._settings.state.lease_ttl_seconds
-        keeper = LeaseKeeper(engine, [lease_name(tenant) for tenant in self._tenants], ttl=ttl)
         health = self._settings.health
+        publisher: Publisher | None = None
 
         def ready() -> bool:
-            return publisher.reachable() and all(stream.is_open for stream, _ in list(self._running.values()))
+            """Has streams, all of them open, and a broker; a copy that stands by is not ready."""
+            streams = [stream for stream, _ in list(self._running.values())]
+            return (
+                bool(streams)
+                and all(stream.is_open for stream in streams)
+                and bool(publisher and publisher.reachable())
+            )
 
         with HealthServer(health.host, health.genesys_ingest, self._progress, ready):
+            encoder = prepare(self._settings, self._tenants, self._stop, self._progress)
+            engine = when_available(
+                "state database", lambda: open_state(self._settings.state_url), self._stop, self._progress
+            )
+            publisher = Publisher(self._settings, encoder, "genesys-ingest")
+            names = [lease_name(tenant) for tenant in self._tenants]
+            keeper = LeaseKeeper(engine, names, ttl=self._settings.state.lease_ttl_seconds)
             keeper.start()
             try:
                 asyncio.run(self._serve(publisher, engine, keeper))
             finally:
                 keeper.close()
+                publisher.close()
+                engine.dispose()
 
     async def _serve(self, publisher: Publisher, engine: sa.Engine, keeper: LeaseKeeper) -> None:
         cursors = CursorStore(engine, VENDOR, TRANSPORT)
@@ -259,11 +287,16 @@ class GenesysIngest:
                     continue
                 task.cancel()
                 (outcome,) = await asyncio.gather(task, return_exceptions=True)
+                del self._running[tenant_id]
                 if isinstance(outcome, Exception):
                     log.error("stream failed, begins anew", tenant_id=tenant_id, error=repr(outcome))
-                del self._running[tenant_id]
-            if epoch is not None:
-                cursor = await asyncio.to_thread(cursors.read, tenant_id)
+                    self._paused[tenant_id] = time.monotonic() + _FAILED_PAUSE_S
+            if epoch is not None and time.monotonic() >= self._paused.get(tenant_id, 0):
+                try:
+                    cursor = await asyncio.to_thread(cursors.read, tenant_id)
+                except sa.exc.SQLAlchemyError as error:
+                    log.warning("state database does not answer; the stream waits", error=type(error).__name__)
+                    return
                 stream = TenantStream(
                     tenant,
                     self._connections[tenant_id],

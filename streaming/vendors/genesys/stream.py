@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from streaming.errors import CcaasError
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """Larger events are dead letters."""
 
-# No record on Kafka could hold more; a frame that never ends must not fill the memory.
-_MAX_FRAME_BYTES = 16 * 1024 * 1024
+# A dead letter can hold so much; the rest of a longer frame is not kept, so that one without an end fills no memory.
+_MAX_FRAME_BYTES = 15 * 1024 * 1024
+_BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class StreamRefusedError(CcaasError):
@@ -30,10 +32,6 @@ class StreamRefusedError(CcaasError):
         super().__init__(f"the stream is refused: {status} {detail}")
         self.status = status
         self.retry_after = retry_after
-
-
-class FrameTooLargeError(CcaasError):
-    """A frame passes 16 MiB without an end."""
 
 
 class Frame(NamedTuple):
@@ -66,7 +64,6 @@ async def open_stream(
     Raises:
         StreamRefusedError: another status than 200.
         httpx.HTTPError: the connection failed, broke or went silent.
-        FrameTooLargeError: see there.
     """
     headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream", "Cache-Control": "no-store"}
     if cursor is not None:
@@ -78,14 +75,15 @@ async def open_stream(
         if response.status_code != httpx.codes.OK:
             detail = (await response.aread())[:200].decode(errors="replace")
             raise StreamRefusedError(response.status_code, detail, _retry_after(response))
-        yield _frames(response)
+        yield _frames(response, cursor or "")
 
 
-async def _frames(response: httpx.Response) -> AsyncIterator[Frame]:
+async def _frames(response: httpx.Response, cursor: str) -> AsyncIterator[Frame]:
     source = EventSource(_Latin1(response))  # type: ignore[arg-type]  # the two attributes that it uses
     async for event in source.aiter_sse():
+        cursor = event.id or cursor  # a frame without an id moves no cursor
         if event.data:
-            yield Frame(event.id, event.data.encode("latin-1"))
+            yield Frame(cursor, event.data.encode("latin-1"))
 
 
 class _Latin1:
@@ -96,14 +94,16 @@ class _Latin1:
         self._response = response
 
     async def aiter_text(self) -> AsyncIterator[str]:
-        pending = 0
+        pending = 0  # bytes since the last blank line
         async for chunk in self._response.aiter_bytes():
-            end = chunk.rfind(b"\n\n")
-            pending = pending + len(chunk) if end < 0 else len(chunk) - end
+            kept = chunk
+            ends = [match.end() for match in _BLANK_LINE.finditer(chunk)]
             if pending > _MAX_FRAME_BYTES:
-                msg = f"a frame of more than {_MAX_FRAME_BYTES} bytes; the vendor's stream is broken"
-                raise FrameTooLargeError(msg)
-            yield chunk.decode("latin-1")
+                if not ends:
+                    continue
+                kept = b"\n\n" + chunk[ends[0] :]  # what came of the frame is a frame too, and too large
+            pending = len(chunk) - ends[-1] if ends else pending + len(chunk)
+            yield kept.decode("latin-1")
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.processes import ServiceProcess, free_port, service
+from tests.processes import ServiceProcess, free_port, service, until
 from tests.schemas.messages import cxone, raw
 from tests.streaming.cxone.signing import KeyServer, SigningKey, sign_hmac
 
@@ -152,13 +151,31 @@ def test_what_was_answered_200_survives_kill_9(world: World) -> None:
     assert world.spooled() == [*bodies, BODY]
 
 
-def test_a_taken_port_is_a_clear_error(world: World) -> None:
-    ran = subprocess.run(
+def run_receiver(world: World, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [Path(sys.executable).parent / "ccaas", "run", "cxone-receiver"],
-        env={"CCAAS_CONFIG": str(world.process.config), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, check=False, timeout=30,
+        env={"CCAAS_CONFIG": str(world.process.config), "PATH": "/usr/bin:/bin", **environment},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def test_a_port_that_another_program_has_is_a_clear_error(world: World) -> None:
+    port = world.keys.url.split(":")[2].split("/")[0]
+    ran = run_receiver(world, CCAAS_RECEIVER__PORT=port)
+    _, said = ran.communicate(timeout=30)
     assert ran.returncode == 2
-    assert "receiver.port" in ran.stderr
-    assert "Traceback" not in ran.stderr
-    assert json.loads(world.post("south", BODY, BEARER | KEY.sign(BODY)).text)["status"] == "accepted"
+    assert "receiver.port" in said
+    assert "Traceback" not in said
+
+
+def test_a_second_copy_stands_by_and_takes_over(world: World) -> None:
+    second = run_receiver(world)
+    try:
+        time.sleep(3)
+        assert second.poll() is None, "it stands by"
+        world.process.kill()
+        until(lambda: httpx.get(f"{world.url}/healthz").status_code == 200, 20, "taken over")
+        assert world.post("south", BODY, BEARER | KEY.sign(BODY)).status_code == 200
+    finally:
+        second.terminate()
+        second.communicate(timeout=20)

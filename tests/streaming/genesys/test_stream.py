@@ -1,0 +1,78 @@
+"""Frames of an event stream, over real HTTP from a server that sends what no vendor should."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from streaming.vendors.genesys.stream import Frame, StreamRefusedError, open_stream
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+MIB = 1024 * 1024
+
+
+def serve_once(answer: Callable[[socket.socket], None]) -> str:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        connection, _ = listener.accept()
+        with listener, connection:
+            connection.recv(65536)
+            answer(connection)
+
+    threading.Thread(target=run, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/stream"
+
+
+async def frames(body: bytes, cursor: str | None = None, head: bytes = HEAD) -> list[Frame]:
+    url = serve_once(lambda connection: connection.sendall(head + body))
+    async with (
+        httpx.AsyncClient(trust_env=False) as http,
+        open_stream(http, url, streams=("conversation",), token="t", cursor=cursor, idle_timeout=5) as stream,
+    ):
+        return [frame async for frame in stream]
+
+
+async def test_comments_and_line_ends_of_all_kinds() -> None:
+    body = b": hello\n\nid: 1\ndata: a\n\nid: 2\r\ndata: b\r\n\r\nid: 3\rdata: c\r\r"
+    assert await frames(body) == [Frame("1", b"a"), Frame("2", b"b"), Frame("3", b"c")]
+
+
+async def test_half_a_frame_at_the_end_is_not_delivered() -> None:
+    assert await frames(b"id: 1\ndata: a\n\nid: 2\ndata: ha") == [Frame("1", b"a")]
+
+
+async def test_bytes_that_are_no_utf_8_stay_as_they_are() -> None:
+    assert await frames(b"id: 1\ndata: \xff\xfe\x85\xc2\x85\n\n") == [Frame("1", b"\xff\xfe\x85\xc2\x85")]
+
+
+async def test_a_frame_without_an_id_moves_no_cursor() -> None:
+    assert await frames(b"data: a\n\nid: 7\ndata: b\n\ndata: c\n\n", cursor="6") == [
+        Frame("6", b"a"),
+        Frame("7", b"b"),
+        Frame("7", b"c"),
+    ]
+
+
+async def test_a_frame_without_an_end_is_cut_and_the_next_is_read() -> None:
+    endless = b"id: 1\ndata: " + b"x" * (20 * MIB) + b"\n\nid: 2\ndata: b\n\n"
+    first, second = await frames(endless)
+    assert first.cursor == "1"
+    assert 15 * MIB <= len(first.data) < 16 * MIB
+    assert second == Frame("2", b"b")
+
+
+async def test_crlf_streams_are_not_cut() -> None:
+    body = b"".join(b"id: %d\r\ndata: %s\r\n\r\n" % (number, b"y" * 60_000) for number in range(300))
+    assert len(await frames(body)) == 300
+
+
+async def test_a_refusal_says_status_and_when_to_come_again() -> None:
+    head = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 4\r\n\r\n"
+    with pytest.raises(StreamRefusedError) as caught:
+        await frames(b"slow", head=head)
+    assert (caught.value.status, caught.value.retry_after) == (429, 7.0)
