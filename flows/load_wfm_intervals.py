@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows._load import retry_while_down, run_id, scheduled_time, show_picture, show_result, show_table, window_of
 from streaming.settings import load_settings
-from warehouse.engine import Warehouse, reader
+from warehouse.engine import Warehouse, publish_read_copy, reader
 from warehouse.ledger import LoadResult
 from warehouse.load_intervals import load_wfm_intervals as load_window
 from warehouse.load_intervals import load_wfm_intervals_incremental
@@ -31,15 +31,17 @@ def load_wfm_intervals(start: datetime | None = None, end: datetime | None = Non
     Returns:
         Cells written.
     """
-    result = _load(window_of(start, end))
+    window = window_of(start, end)
+    result = _load(window)
     show_result(result)
-    _show(result.window or Window(scheduled_time() - _SHOWN, scheduled_time()))
+    _show(window or Window(scheduled_time() - _SHOWN, scheduled_time()))
     return result.rows
 
 
 def _show(window: Window) -> None:
     """Pictures and tables from the readers' copy, so that no load waits for them."""
     warehouse = Warehouse.from_settings(load_settings())
+    publish_read_copy(warehouse, force=True)  # else it would show the state before this load
     with reader(warehouse) as connection:
         png = offered_answered_png(connection, window)
         queues = queue_summaries(connection, window)
