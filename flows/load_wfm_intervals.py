@@ -76,6 +76,7 @@ def _seconds(ms: float | None) -> str:
 def _load(window: Window | None) -> LoadResult:
     with open_warehouse(load_settings()) as warehouse:
         if window is not None:
-            return load_window(warehouse, window, run_id=run_id())
+            # What nobody can know yet, an agent's status after now, makes no time.
+            return load_window(warehouse, window, run_id=run_id(), known_until=scheduled_time())
         horizon = floor(scheduled_time(), warehouse.interval_minutes)
         return load_wfm_intervals_incremental(warehouse, end=horizon, run_id=run_id())

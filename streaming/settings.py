@@ -148,6 +148,8 @@ class WarehouseSettings(_Section):
     interval_minutes: Literal[15, 30, 60] = 15
     service_level_seconds: PositiveInt = 20
     read_copy_seconds: PositiveInt = 300
+    # An agent who says nothing for longer is unknown; OFF_QUEUE lasts until something else is said.
+    longest_status_hours: PositiveInt = 168
 
 
 class HealthSettings(_Section):
@@ -237,15 +239,31 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_file(cls, file: Path) -> Self:
-        """Settings of another file than the one in force; its values are over the environment here.
+        """Settings of another file than the one in force. The environment and the file in force play no part.
 
         Raises:
             ConfigurationError: see :func:`load_settings`.
         """
+
+        class FileSettings(cls):  # type: ignore[valid-type,misc]  # mypy can't know that cls is a class of settings
+            @classmethod
+            def settings_customise_sources(
+                cls,
+                settings_cls: type[BaseSettings],  # noqa: ARG003 (signature is pydantic-settings')
+                init_settings: PydanticBaseSettingsSource,
+                *_others: PydanticBaseSettingsSource,
+                **_named: PydanticBaseSettingsSource,
+            ) -> tuple[PydanticBaseSettingsSource, ...]:
+                return (init_settings,)
+
         try:
-            return cls(**tomllib.loads(file.read_text(encoding="utf-8")))
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+            # Made absolute here: the validator would look at the file in force.
+            values["data_dir"] = file.absolute().parent / values.get("data_dir", ".ccaas")
+            settings: Self = FileSettings(**values)
         except ValidationError as error:
             raise ConfigurationError(describe(error, str(file))) from None
+        return settings
 
     @property
     def spool_dir(self) -> Path:

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from streaming.errors import ConfigurationError
 from streaming.settings import Settings
-from warehouse.errors import NoReadCopyError, WarehouseBusyError
+from warehouse.errors import NoReadCopyError, WarehouseBusyError, WarehouseDownError, primary_message
 
 _ADVISORY_LOCK = 0x63636161  # "ccaa": any constant that no other program on that database uses
 
@@ -36,19 +36,22 @@ class Warehouse:
         landing_dir: folder of the landing zone; files are below ``raw/``.
         interval_minutes: length of an interval: 15, 30 or 60.
         service_level_seconds: an answer after at most this wait is within the threshold.
+        longest_status_hours: a status other than OFF_QUEUE lasts at most this long; an agent that is silent for longer
+            is unknown. So one wrong date from decades ago makes some hundred cells, not a million.
         read_copy_seconds: a copy for readers is at least this old before it is replaced (DuckDB).
         lock_seconds: longest wait for another load to end.
         memory_limit: DuckDB's own limit; beyond it, it spills to disk.
         threads: DuckDB's threads.
 
     Raises:
-        ConfigurationError: the URL is of another engine or of a DuckDB in memory.
+        ConfigurationError: the URL is of another engine or of a DuckDB in memory, or a number is out of its range.
     """
 
     url: str
     landing_dir: Path
     interval_minutes: int = 15
     service_level_seconds: int = 20
+    longest_status_hours: int = 168
     read_copy_seconds: float = 300
     lock_seconds: float = 600
     memory_limit: str = "1GB"
@@ -57,6 +60,9 @@ class Warehouse:
     def __post_init__(self) -> None:
         if self.interval_minutes not in {15, 30, 60}:
             msg = f"interval_minutes is {self.interval_minutes}: choose 15, 30 or 60"
+            raise ConfigurationError(msg)
+        if self.longest_status_hours < 1:
+            msg = f"longest_status_hours is {self.longest_status_hours}: give 1 or more, for example 168"
             raise ConfigurationError(msg)
         try:
             url = sa.make_url(self.url)
@@ -78,6 +84,7 @@ class Warehouse:
             interval_minutes=settings.warehouse.interval_minutes,
             service_level_seconds=settings.warehouse.service_level_seconds,
             read_copy_seconds=settings.warehouse.read_copy_seconds,
+            longest_status_hours=settings.warehouse.longest_status_hours,
         )
 
     @property
@@ -102,6 +109,11 @@ class Warehouse:
         """Length of an interval, ms."""
         return self.interval_minutes * 60_000
 
+    @property
+    def longest_status_ms(self) -> int:
+        """Longest time for which a status lasts, ms."""
+        return self.longest_status_hours * 3_600_000
+
     def duckdb_config(self) -> dict[str, Any]:
         """DuckDB's limits; the same for every connection of a process, which DuckDB demands for one file."""
         return {"memory_limit": self.memory_limit, "threads": self.threads}
@@ -113,6 +125,7 @@ def writer(warehouse: Warehouse) -> Iterator[sa.Connection]:
 
     Raises:
         WarehouseBusyError: another load kept the lock for ``lock_seconds``, or the database does not open.
+        WarehouseDownError: the database went away within the block, or could not do its work (disk full).
     """
     if warehouse.database:
         with _file_lock(warehouse), _duckdb(warehouse, warehouse.database, read_only=False) as connection:
@@ -130,6 +143,7 @@ def reader(warehouse: Warehouse) -> Iterator[sa.Connection]:
     Raises:
         NoReadCopyError: nothing is published yet.
         WarehouseBusyError: the database does not open.
+        WarehouseDownError: the database went away within the block.
     """
     if warehouse.read_copy:
         if not warehouse.read_copy.is_file():
@@ -142,9 +156,6 @@ def reader(warehouse: Warehouse) -> Iterator[sa.Connection]:
             connection.execute(sa.text("SET default_transaction_read_only = on"))
             connection.commit()
             yield connection
-
-
-connect_read_only = reader
 
 
 def publish_read_copy(warehouse: Warehouse, *, force: bool = False) -> Path | None:
@@ -204,6 +215,7 @@ def _duckdb(warehouse: Warehouse, path: Path, *, read_only: bool) -> Iterator[sa
         sa.URL.create("duckdb", database=str(path)),
         poolclass=NullPool,  # a pooled connection would keep the file open, and locked, after the load
         connect_args={"read_only": read_only, "config": warehouse.duckdb_config()},
+        hide_parameters=True,
     )
     with _connected(engine, str(path)) as connection:
         connection.execute(sa.text("SET TimeZone = 'UTC'"))
@@ -213,7 +225,7 @@ def _duckdb(warehouse: Warehouse, path: Path, *, read_only: bool) -> Iterator[sa
 
 @contextmanager
 def _postgresql(warehouse: Warehouse) -> Iterator[sa.Connection]:
-    engine = sa.create_engine(warehouse.engine_url, poolclass=NullPool)
+    engine = sa.create_engine(warehouse.engine_url, poolclass=NullPool, hide_parameters=True)
     with _connected(engine, warehouse.engine_url.render_as_string(hide_password=True)) as connection:
         connection.execute(sa.text("SET TIME ZONE 'UTC'"))
         connection.commit()
@@ -230,6 +242,9 @@ def _connected(engine: sa.Engine, where: str) -> Iterator[sa.Connection]:
         raise WarehouseBusyError(msg) from error
     try:
         yield connection
+    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        msg = f"{where} failed: {primary_message(error)}. What was not committed is undone; try again when it answers"
+        raise WarehouseDownError(msg) from error
     finally:
         connection.close()
         engine.dispose()

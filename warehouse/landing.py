@@ -21,8 +21,8 @@ from streaming.sink.landing import SCHEMA
 log = structlog.get_logger()
 
 _TEMPORARY = ".tmp-"
-# Rows without these can't be stored; the Avro schema has them all, so a NULL means that the file is not the sink's.
-_REQUIRED = [name for name in SCHEMA.names if not name.startswith("_p")]
+# Rows without these can't be stored; every record has them, so a NULL means that the file is not the sink's.
+_REQUIRED = [name for name in SCHEMA.names if name != "_published_at"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from warehouse import tables
+from warehouse.errors import primary_message
 from warehouse.windows import Window
 
 log = structlog.get_logger()
@@ -63,7 +64,8 @@ def load_run(
 ) -> Iterator[LoadRun]:
     """The load's transaction, and its row in the ledger: both or neither.
 
-    After an error nothing of the load remains but a row with status ``failed``. A killed process leaves no row.
+    After an error nothing of the load remains but a row with status ``failed``. A killed process, or a database that
+    went away, leaves no row; the latter is a :class:`~warehouse.errors.WarehouseDownError` once it leaves the writer.
     """
     started_at = datetime.now(UTC)
     run = LoadRun(
@@ -132,11 +134,15 @@ def _record(connection: sa.Connection, run: LoadRun, status: str, error: str | N
 
 
 def _record_failure(connection: sa.Connection, run: LoadRun, error: Exception, started_at: datetime) -> None:
+    if connection.invalidated:
+        # A new connection would not hold the lock that keeps the order of numbers.
+        log.error("failed load is not in the ledger: the connection is gone", dataset=run.dataset)
+        return
     run.rows, run.through_load_id = 0, None
     try:
         with connection.begin():
             run.load_id = _next_id(connection)
-            _record(connection, run, "failed", f"{type(error).__name__}: {error}"[:2000], started_at)
+            _record(connection, run, "failed", f"{type(error).__name__}: {primary_message(error)}"[:2000], started_at)
     except sa.exc.SQLAlchemyError:
         # With the disk full or the database gone the ledger can't be written either; the first error counts.
         log.exception("failed load is not in the ledger", dataset=run.dataset)

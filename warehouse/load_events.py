@@ -1,7 +1,7 @@
 """Load ``events``: landing files in, every canonical event once.
 
 By arrival: files that no load has taken yet. By window: everything the landing zone holds of a span of event time, for
-backfills. A batch of files is one transaction with its ledger row, file names and offsets, so an interrupted load
+backfills. A batch of files is one transaction with its ledger row and file names, so an interrupted load
 leaves whole batches only, and a second run goes on behind them.
 """
 
@@ -13,10 +13,10 @@ import sqlalchemy as sa
 
 from warehouse import landing, quality, scratch, tables
 from warehouse.engine import Warehouse, writer
-from warehouse.errors import QualityError
+from warehouse.errors import QualityError, StagingError
 from warehouse.landing import BrokenFileError, LandingFile
 from warehouse.ledger import LoadResult, LoadRun, load_run
-from warehouse.staging import StagingError, stage
+from warehouse.staging import stage
 from warehouse.statements import run as execute
 from warehouse.windows import Window
 
@@ -107,7 +107,6 @@ def _insert(
     connection: sa.Connection, run: LoadRun, window: Window | None = None, known_from: int | None = None
 ) -> None:
     """Staged rows → events, one an id."""
-    execute(connection, "events", "offsets")
     execute(connection, "events", "drop_repeats")
     if window:
         # What an earlier batch of this very load has put there is not replaced by a repeat from a later file.

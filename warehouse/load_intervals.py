@@ -30,8 +30,10 @@ _SCRATCH = (
 _CHUNK = timedelta(days=7)
 
 
-def load_wfm_intervals(warehouse: Warehouse, window: Window, *, run_id: str) -> LoadResult:
-    """Rebuild every cell of a window, whatever was there. An agent's last status runs to the window's end.
+def load_wfm_intervals(
+    warehouse: Warehouse, window: Window, *, run_id: str, known_until: datetime | None = None
+) -> LoadResult:
+    """Rebuild every cell of a window, whatever was there.
 
     Does not move the horizon of the loads by arrival: these rebuild later what lies behind it.
 
@@ -39,16 +41,24 @@ def load_wfm_intervals(warehouse: Warehouse, window: Window, *, run_id: str) -> 
         warehouse: the warehouse, migrated.
         window: on the interval grid.
         run_id: the caller's id for the ledger.
+        known_until: aware, on the grid or off it: agents' time after it is not known yet and in no cell, so a window
+            that reaches past now invents none. Up to the horizon of the loads by arrival it is known in any case.
+            None: a last status runs to the window's end.
 
     Raises:
-        WindowError: a bound is off the grid.
+        WindowError: a bound is off the grid, or ``known_until`` has no time zone.
         WarehouseBusyError: another load kept the lock.
         QualityError: a hard rule is broken; the old cells stay.
     """
     window.require_grid(warehouse.interval_minutes)
+    known = None if known_until is None else to_utc(known_until, "known_until")
     with writer(warehouse) as connection:
+        _, horizon = last_arrival(connection, "wfm_intervals")
+        connection.commit()
+        if known and horizon:  # a run that was late must not take away what nobody would build again
+            known = max(known, horizon)
         with load_run(connection, "wfm_intervals", "window", run_id, window) as run:
-            _rebuild_range(connection, warehouse, run, window)
+            _rebuild_range(connection, warehouse, run, window, to_ms(known) if known else None)
         return LoadResult(dataset="wfm_intervals", rows=run.rows, load_ids=(run.load_id,), window=window)
 
 
@@ -76,7 +86,8 @@ def load_wfm_intervals_incremental(warehouse: Warehouse, *, end: datetime, run_i
         through, horizon = last_arrival(connection, "wfm_intervals")
         newest = last_load(connection, "events")
         connection.commit()
-        start = horizon or EPOCH
+        # After a change of interval_minutes the old horizon may lie within an interval: that one is built again.
+        start = floor(horizon, warehouse.interval_minutes) if horizon else EPOCH
         if newest <= through and end <= start:
             return LoadResult(dataset="wfm_intervals", rows=0)
         fresh = Window(start, end) if end > start else None
@@ -85,14 +96,16 @@ def load_wfm_intervals_incremental(warehouse: Warehouse, *, end: datetime, run_i
             run.through_load_id = newest
             if horizon:
                 scratch.renew(connection, *_SCRATCH)
-                _touch(connection, warehouse, through, newest, horizon)
+                _touch(connection, warehouse, through, newest, start)
                 _rebuild(connection, warehouse, run)
             if fresh:
                 _rebuild_range(connection, warehouse, run, fresh)
         return LoadResult(dataset="wfm_intervals", rows=run.rows, load_ids=(run.load_id,), window=fresh)
 
 
-def _rebuild_range(connection: sa.Connection, warehouse: Warehouse, run: LoadRun, window: Window) -> None:
+def _rebuild_range(
+    connection: sa.Connection, warehouse: Warehouse, run: LoadRun, window: Window, known_ms: int | None = None
+) -> None:
     """Rebuild everything in the window, some days at a time: that bounds memory, whatever the window."""
     bounds = {"range_start": window.start, "range_end": window.end}
     execute(connection, "intervals", "delete_queue_range", **bounds)
@@ -102,7 +115,7 @@ def _rebuild_range(connection: sa.Connection, warehouse: Warehouse, run: LoadRun
         values = {"from_ms": chunk.start_ms, "to_ms": chunk.end_ms, "step_ms": warehouse.step_ms}
         execute(connection, "intervals", "range_queues", **values)
         execute(connection, "intervals", "range_agents", **values)
-        _rebuild(connection, warehouse, run)
+        _rebuild(connection, warehouse, run, known_ms)
 
 
 def _chunks(connection: sa.Connection, warehouse: Warehouse, window: Window) -> Iterator[Window]:
@@ -125,8 +138,14 @@ def _chunks(connection: sa.Connection, warehouse: Warehouse, window: Window) -> 
 
 
 def _touch(connection: sa.Connection, warehouse: Warehouse, through: int, newest: int, horizon: datetime) -> None:
-    """Cells before the horizon that events of the loads in (through, newest] may change."""
-    values = {"through": through, "newest": newest, "horizon_ms": to_ms(horizon), "step_ms": warehouse.step_ms}
+    """Cells before the horizon, which is on the grid, that events of the loads in (through, newest] may change."""
+    values = {
+        "through": through,
+        "newest": newest,
+        "horizon_ms": to_ms(horizon),
+        "step_ms": warehouse.step_ms,
+        "longest_ms": warehouse.longest_status_ms,
+    }
     for name in (
         "touch_conversations",
         "touch_queues",
@@ -139,13 +158,15 @@ def _touch(connection: sa.Connection, warehouse: Warehouse, through: int, newest
         scratch.analyze(connection, scratch.conversation_scope, scratch.agent_scope)
 
 
-def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun) -> None:
-    """Delete the cells in scope, insert them anew, check."""
+def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun, known_ms: int | None = None) -> None:
+    """Delete the cells in scope, insert them anew, check. Agents' time ends at ``known_ms``, or with the scope."""
     scratch.analyze(connection, scratch.queue_scope, scratch.agent_windows)
     low_ms, high_ms = _bounds(connection, warehouse)
     values = {
         "low_ms": low_ms,
         "high_ms": high_ms,
+        "known_ms": high_ms if known_ms is None else known_ms,
+        "longest_ms": warehouse.longest_status_ms,
         "low": from_ms(low_ms),
         "high": from_ms(high_ms),
         "step_ms": warehouse.step_ms,

@@ -1,4 +1,4 @@
-"""Pictures and tables for people, from a read connection. Pure: a connection in, PNG bytes or Markdown out."""
+"""Pictures and sums for people, from a read connection. Pure: a connection in, PNG bytes or sums out."""
 
 from __future__ import annotations
 
@@ -149,26 +149,6 @@ def _time_axis(axes: Any, start: datetime, end: datetime) -> None:
         axes.xaxis.set_major_formatter(dates.DateFormatter("%a %d %b"))
 
 
-def queue_summary_markdown(connection: sa.Connection, window: Window) -> str:
-    """A Markdown table of the queues, busiest first."""
-    lines = [
-        f"Queues, {_span(window)} UTC",
-        "",
-        "| tenant | queue | offered | answered | abandoned | service level | ASA | AHT |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for queue in queue_summaries(connection, window):
-        # A pipe in an id would break the row.
-        names = [name.replace("|", "\\|") for name in (f"{queue.tenant_id} ({queue.vendor})", queue.queue_id)]
-        abandoned = f"{queue.abandoned:,}" + (f" ({queue.abandon_rate:.1%})" if queue.abandon_rate is not None else "")
-        numbers = [f"{queue.offered:,}", f"{queue.answered:,}", abandoned]
-        level = "" if queue.service_level is None else f"{queue.service_level:.1%}"
-        lines.append("| " + " | ".join([*names, *numbers, level, _clock(queue.asa_ms), _clock(queue.aht_ms)]) + " |")
-    if len(lines) == 4:
-        lines.append("| no contacts in this window | | | | | | | |")
-    return "\n".join(lines) + "\n"
-
-
 def _day_number(instant: datetime) -> float:
     """Matplotlib's unit of time: days since 1970."""
     return (instant - EPOCH) / timedelta(days=1)
@@ -188,10 +168,3 @@ def _span(window: Window) -> str:
     if last.date() == window.start.date():
         return f"{window.start:%a %d %b %Y}"
     return f"{window.start:%a %d %b %Y} to {last:%a %d %b %Y}"
-
-
-def _clock(milliseconds: float | None) -> str:
-    if milliseconds is None:
-        return ""
-    seconds = round(milliseconds / 1000)
-    return f"{seconds // 60}:{seconds % 60:02}"

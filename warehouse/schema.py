@@ -15,6 +15,11 @@ from warehouse.engine import Warehouse, publish_read_copy, writer
 HEAD = "v0001"
 """Newest migration in ``warehouse/migrations/versions``; a test compares."""
 
+VERSION_TABLE = "ccaas_schema_version"
+"""Holds the revision. Not Alembic's usual name: other applications may live in the same PostgreSQL database."""
+
+_versions = sa.table(VERSION_TABLE, sa.column("version_num"))
+
 
 @contextmanager
 def open_warehouse(settings: Settings | Warehouse) -> Iterator[Warehouse]:
@@ -34,7 +39,7 @@ def migrate(warehouse: Warehouse) -> None:
     """Run the migrations that the database lacks, each in a transaction.
 
     Raises:
-        ConfigurationError: the database is newer than this code.
+        ConfigurationError: the database is newer than this code, or has a revision that this code does not know.
         WarehouseBusyError: the database is locked or does not open.
     """
     with writer(warehouse) as connection:
@@ -47,19 +52,25 @@ def migrate(warehouse: Warehouse) -> None:
         # Importing Alembic takes longer than a small load; most loads find the schema up to date.
         from alembic import command  # noqa: PLC0415
         from alembic.config import Config  # noqa: PLC0415
+        from alembic.util import CommandError  # noqa: PLC0415
 
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            msg = (
+                f"the warehouse can't be brought from schema {found} to {HEAD}: {error}. "
+                f"Name another database in warehouse.url, or mend its table {VERSION_TABLE}"
+            )
+            raise ConfigurationError(msg) from error
         connection.commit()
 
 
 def revision(connection: sa.Connection) -> str | None:
     """Revision of the database, None if it is empty."""
-    there = connection.execute(
-        sa.text("SELECT count(*) FROM information_schema.tables WHERE table_name = 'alembic_version'")
-    ).scalar_one()
-    found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() if there else None
+    there = sa.inspect(connection).has_table(VERSION_TABLE)
+    found = connection.execute(sa.select(_versions.c.version_num)).scalar() if there else None
     connection.commit()
     return None if found is None else str(found)

@@ -19,16 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
-from streaming.errors import ServiceUnavailableError
 from warehouse import scratch
 from warehouse.engine import Warehouse
+from warehouse.errors import StagingError, primary_message
 from warehouse.statements import statements
 
 _COPY_ROWS = 50_000  # rows of one COPY chunk: some 40 MB with payload and metadata
-
-
-class StagingError(ServiceUnavailableError):
-    """Landing files did not reach the staging table: one of them is broken, or the database does not answer."""
 
 
 def stage(
@@ -58,8 +54,8 @@ def stage(
         else:
             _copy(connection, warehouse, select, values)
     except (sa.exc.DBAPIError, duckdb.Error, pa.ArrowException, psycopg.Error, OSError) as error:
-        msg = f"{len(files)} landing files could not be staged: {error}"
-        raise StagingError(msg) from error
+        msg = f"{len(files)} landing files could not be staged: {type(error).__name__}: {primary_message(error)}"
+        raise StagingError(msg) from None  # a trace would show the row that the cause holds
     return int(connection.execute(sa.select(sa.func.count()).select_from(scratch.staged_events)).scalar_one())
 
 

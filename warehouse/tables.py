@@ -189,11 +189,3 @@ landed_files = Table(
     _text("error", "Why it was quarantined"),
     Column("load_id", BigInteger, doc="Load that took it; NULL if quarantined"),
 )
-
-landed_offsets = Table(
-    "landed_offsets",
-    metadata,
-    Column("topic", Text, primary_key=True, doc="Kafka topic"),
-    Column("partition", Integer, primary_key=True, autoincrement=False, doc="Kafka partition"),
-    Column("high_water", BigInteger, nullable=False, doc="Greatest offset loaded"),
-)

@@ -8,7 +8,6 @@ Key = tuple[object, ...]
 
 SHOWN = 20
 _KEYS = ("vendor", "tenant_id", "queue_id", "agent_id", "media_type", "interval_start")
-SHOWN = 20
 
 
 def assert_equal_tables(expected: pd.DataFrame, actual: pd.DataFrame) -> None:

@@ -6,21 +6,18 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pgserver
 import pytest
 import sqlalchemy as sa
 
-from warehouse.engine import Warehouse
+from devstack.postgres import temporary_postgres
+from warehouse.engine import Warehouse, writer
 from warehouse.schema import migrate
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+def postgresql() -> Iterator[str]:
+    with temporary_postgres() as server:
+        yield server.url
 
 
 @pytest.fixture(params=["duckdb", "postgresql"])
@@ -30,15 +27,18 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def make_warehouse(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Warehouse]:
-    """Makes empty, migrated warehouses; each has its own landing folder unless one is given."""
+    """Makes empty, migrated warehouses, after ``before``; each has its own landing folder unless one is given."""
 
-    def make(**settings: object) -> Warehouse:
+    def make(before: Callable[[sa.Connection], None] | None = None, **settings: object) -> Warehouse:
         folder = tmp_path / uuid.uuid4().hex
         folder.mkdir()
         url = f"duckdb:///{folder}/warehouse.duckdb"
         if engine == "postgresql":
             url = _new_database(request.getfixturevalue("postgresql"))
         warehouse = Warehouse(**{"url": url, "landing_dir": folder / "landing", "lock_seconds": 20, **settings})  # type: ignore[arg-type]
+        if before:
+            with writer(warehouse) as connection, connection.begin():
+                before(connection)
         migrate(warehouse)
         return warehouse
 

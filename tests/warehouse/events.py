@@ -98,7 +98,7 @@ def land(landing_dir: Path, *events: Event) -> Path:
     for row in rows:
         first, last = offsets.setdefault(TOPIC, {}).get(row["_partition"], (row["_offset"], row["_offset"]))
         offsets[TOPIC][row["_partition"]] = (min(first, row["_offset"]), max(last, row["_offset"]))
-    return LandingZone(landing_dir).write(columns, offsets, "0")
+    return LandingZone(landing_dir, "test").write(columns, offsets, "0")
 
 
 def numbered(events: list[Event]) -> list[Event]:
@@ -117,7 +117,6 @@ _KEYS = {
     "agent_interval_metrics": "vendor, tenant_id, agent_id, interval_start",
     "load_runs": "load_id",
     "landed_files": "name",
-    "landed_offsets": "topic",
 }
 
 

@@ -82,7 +82,7 @@ from warehouse.ledger import load_run
 import sqlalchemy as sa
 with writer(Warehouse(url=sys.argv[1], landing_dir=Path("."))) as connection:
     with load_run(connection, "events", "arrival", "killed"):
-        connection.execute(sa.text("INSERT INTO landed_offsets VALUES ('t', 0, 1)"))
+        connection.execute(sa.text("INSERT INTO landed_files (name, status) VALUES ('f', 'loaded')"))
         print("holding", flush=True)
         time.sleep(60)
 """
@@ -99,5 +99,5 @@ def test_a_load_killed_midway_leaves_nothing_and_frees_the_lock(warehouse: Wareh
     finally:
         holder.kill()
         holder.communicate()
-    assert table(warehouse, "landed_offsets") == []
+    assert table(warehouse, "landed_files") == []
     assert table(warehouse, "load_runs") == []

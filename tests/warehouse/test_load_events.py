@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from schemas.canonical import EventType
 from tests.warehouse.events import at, event, everything, land, numbered, queued, table
 from warehouse.engine import Warehouse, writer
-from warehouse.errors import QualityError, WarehouseBusyError
+from warehouse.errors import QualityError, StagingError, WarehouseBusyError
 from warehouse.ledger import LoadResult
 from warehouse.load_events import load_events, load_events_window
 from warehouse.windows import Window
@@ -42,7 +43,6 @@ def test_an_event_keeps_all_it_had(warehouse: Warehouse) -> None:
         '"conversation_id":"c1"}'
     )
     assert row["metadata"] == '{"ccaas.native_type":"test","genesys.note":"quote \\" and, comma"}'
-    assert table(warehouse, "landed_offsets") == [{"high_water": 7}]
 
 
 def test_loading_again_changes_nothing_not_even_the_ledger(warehouse: Warehouse) -> None:
@@ -65,8 +65,7 @@ def test_repeats_within_and_between_files_are_dropped(warehouse: Warehouse) -> N
     result = load_events(warehouse, run_id="r")
 
     assert (result.rows, result.repeats) == (1, 1)
-    assert [row["conversation_id"] for row in table(warehouse, "events")].sort() == ["c1", "c2", "c3"].sort()
-    assert len(table(warehouse, "events")) == 3
+    assert sorted(row["conversation_id"] for row in table(warehouse, "events")) == ["c1", "c2", "c3"]
 
 
 def test_of_two_rows_with_one_id_the_lowest_offset_stays(warehouse: Warehouse) -> None:
@@ -123,7 +122,12 @@ def _nulls(path: Path) -> None:
     pq.write_table(rows.set_column(4, rows.schema.field("event_id"), pa.nulls(1, pa.string())), path)
 
 
-@pytest.mark.parametrize("spoil", [_cut, _spoil_a_page, _empty, _other_columns, _nulls])
+def _no_partition(path: Path) -> None:
+    rows = pq.read_table(path)
+    pq.write_table(rows.set_column(1, rows.schema.field("_partition"), pa.nulls(1, pa.int32())), path)
+
+
+@pytest.mark.parametrize("spoil", [_cut, _spoil_a_page, _empty, _other_columns, _nulls, _no_partition])
 def test_a_broken_file_is_named_and_set_aside_and_the_rest_loads(
     warehouse: Warehouse, spoil: Callable[[Path], None]
 ) -> None:
@@ -143,6 +147,18 @@ def test_a_broken_file_is_named_and_set_aside_and_the_rest_loads(
     rows = {row["name"]: row for row in table(warehouse, "landed_files")}
     assert rows[bad.relative_to(warehouse.landing_dir).as_posix()]["status"] == "quarantined"
     assert load_events(warehouse, run_id="r").quarantined == ()
+
+
+def test_a_failure_to_stage_shows_no_event(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    _no_partition(land(warehouse.landing_dir, queued("09:00:00", "c1", ani="+49301234567")))
+    monkeypatch.setattr("warehouse.landing.read_through", lambda _: None)  # as if the check had missed it
+
+    with pytest.raises(StagingError, match=r"1 landing files could not be staged: .*partition") as caught:
+        load_events(warehouse, run_id="r")
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "+49301234567" not in shown
+    assert "INSERT" not in str(caught.value)
 
 
 def test_a_file_that_was_mended_and_put_back_loads(warehouse: Warehouse) -> None:

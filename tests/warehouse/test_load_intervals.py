@@ -186,6 +186,96 @@ def test_an_open_status_runs_to_the_windows_end(warehouse: Warehouse) -> None:
     }
 
 
+def test_agents_time_that_is_not_known_yet_is_in_no_cell(warehouse: Warehouse) -> None:
+    land(
+        warehouse.landing_dir,
+        status("09:10:00", "ANNA", "IDLE"),
+        status("09:20:00", "BERT", "OFF_QUEUE"),
+        status("09:44:00", "BERT", "IDLE"),  # came while the load was on its way
+        queued("09:44:00", "c1"),
+    )
+    load_events(warehouse, run_id="r")
+    load_wfm_intervals(warehouse, DAY, run_id="r")
+    assert ("ANNA", "23:45") in agent_cells(warehouse)
+
+    load_wfm_intervals(warehouse, DAY, run_id="r", known_until=at("09:40:00"))
+
+    assert agent_cells(warehouse) == {
+        ("ANNA", "09:00"): {"idle_ms": 300_000},
+        ("ANNA", "09:15"): {"idle_ms": 900_000},
+        ("ANNA", "09:30"): {"idle_ms": 600_000},
+    }
+    assert queue_cells(warehouse) == {("PS", "09:30"): {"offered": 1}}
+    load_wfm_intervals(warehouse, Window(at("09:00:00"), at("09:30:00")), run_id="r", known_until=at("12:00:00"))
+    assert len(agent_cells(warehouse)) == 3  # behind the window's end nothing
+    with pytest.raises(WindowError, match="known_until is 1999-01-04T10:00:00 without a time zone"):
+        load_wfm_intervals(warehouse, DAY, run_id="r", known_until=datetime(1999, 1, 4, 10))  # noqa: DTZ001
+
+
+def test_a_late_run_keeps_what_was_built_by_arrival_meanwhile(warehouse: Warehouse) -> None:
+    land(warehouse.landing_dir, status("09:00:00", "ANNA", "IDLE"))
+    load_events(warehouse, run_id="r")
+    load_wfm_intervals_incremental(warehouse, end=at("10:00:00"), run_id="r")
+    before = agent_cells(warehouse)
+    load_wfm_intervals(warehouse, DAY, run_id="r", known_until=at("09:20:00"))
+    assert agent_cells(warehouse) == before
+
+
+def test_a_status_with_a_wrong_old_date_makes_few_cells(warehouse: Warehouse) -> None:
+    """Whether it comes with the first load, by a window or late."""
+    end = datetime(2026, 1, 1, tzinfo=UTC)
+    land(warehouse.landing_dir, status("09:00:00", "ANNA", "IDLE"))
+    load_events(warehouse, run_id="r")
+    load_wfm_intervals_incremental(warehouse, end=end, run_id="r")
+    cells = table(warehouse, "agent_intervals")
+    assert [row["idle_ms"] for row in cells] == [900_000] * (168 * 4)
+    assert cells[-1]["interval_start"] == at("08:45:00", day=11)
+    land(warehouse.landing_dir, status("09:00:00", "BERT", "IDLE"), handled("07:00:00", "c1", agent="BERT"))
+    load_events(warehouse, run_id="r")
+    load_wfm_intervals_incremental(warehouse, end=end, run_id="r")
+    late = table(warehouse, "agent_intervals")
+    assert [row["agent_id"] for row in late] == ["ANNA"] * 672 + ["BERT"] * 673
+    load_wfm_intervals(warehouse, Window(at("00:00:00", day=11), end), run_id="r")
+    assert table(warehouse, "agent_intervals") == late
+
+
+@pytest.mark.parametrize("late", ["IDLE", "OFF_QUEUE"])
+def test_a_late_status_changes_also_the_time_after_it_has_run_out(
+    make_warehouse: Callable[..., Warehouse], late: str
+) -> None:
+    """Legs within hours of silence: their cells have time off queue exactly if the status before it was OFF_QUEUE."""
+    first = status("08:00:00", "ANNA", "OFF_QUEUE" if late == "IDLE" else "IDLE")
+    events = [
+        first,
+        handled("12:00:00", "c1"),
+        handled("13:00:00", "c2", talk_ms=1),
+        status("14:05:00", "ANNA", "IDLE"),
+        status("14:20:00", "ANNA", "OFF_QUEUE"),
+    ]
+    missed = status("09:05:00", "ANNA", late)
+    stepwise, truth = make_warehouse(longest_status_hours=1), make_warehouse(longest_status_hours=1)
+    for batch in (events, [missed]):
+        land(stepwise.landing_dir, *batch)
+        load_events(stepwise, run_id="r")
+        load_wfm_intervals_incremental(stepwise, end=at("15:00:00"), run_id="r")
+    load(truth, *events, missed, window=Window(at("00:00:00"), at("15:00:00")))
+
+    assert table(stepwise, "agent_intervals") == table(truth, "agent_intervals")
+    off = {clock: cell.get("off_queue_ms", 0) for (_, clock), cell in agent_cells(truth).items()}
+    assert (off["12:00"], off["13:00"], off["14:00"]) == ((0, 0, 0) if late == "IDLE" else (900_000, 900_000, 300_000))
+
+
+def test_an_agent_may_be_off_queue_for_longer(warehouse: Warehouse) -> None:
+    load(
+        warehouse,
+        status("09:00:00", "ANNA", "OFF_QUEUE"),
+        status(at("09:10:00", day=25), "ANNA", "IDLE"),
+        status(at("09:15:00", day=25), "ANNA", "OFF_QUEUE"),
+        window=Window(at("00:00:00"), at("00:00:00", day=26)),
+    )
+    assert agent_cells(warehouse) == {("ANNA", "09:00"): {"off_queue_ms": 600_000, "idle_ms": 300_000}}
+
+
 def test_a_status_from_before_the_window_counts(warehouse: Warehouse) -> None:
     load(
         warehouse,
@@ -257,6 +347,23 @@ def test_cells_of_two_lengths_are_refused_and_the_old_ones_stay(warehouse: Wareh
         load_wfm_intervals(replace(warehouse, interval_minutes=60), Window(at("10:00:00"), at("11:00:00")), run_id="r")
     assert queue_cells(warehouse) == before
     load_wfm_intervals(replace(warehouse, interval_minutes=60), DAY, run_id="r")  # everything: allowed
+
+
+def test_after_a_change_of_the_interval_the_loads_by_arrival_go_on(warehouse: Warehouse) -> None:
+    land(warehouse.landing_dir, status("08:00:00", "ANNA", "IDLE"), queued("10:05:00", "c1"))
+    load_events(warehouse, run_id="r")
+    load_wfm_intervals_incremental(warehouse, end=at("10:15:00"), run_id="r")  # the horizon: off the grid of 60 min
+
+    hourly = replace(warehouse, interval_minutes=60)
+    load_wfm_intervals(hourly, DAY, run_id="r", known_until=at("10:20:00"))
+    land(warehouse.landing_dir, queued("10:10:00", "c2"), queued("10:40:00", "c3"), queued("08:40:00", "c4"))
+    load_events(hourly, run_id="r")
+    load_wfm_intervals_incremental(hourly, end=at("10:00:00"), run_id="r")  # late: not behind the old horizon
+    assert queue_cells(hourly)["PS", "08:00"] == {"offered": 1}
+    load_wfm_intervals_incremental(hourly, end=at("11:00:00"), run_id="r")
+
+    assert agent_cells(hourly) == {("ANNA", f"{hour:02}:00"): {"idle_ms": 3_600_000} for hour in (8, 9, 10)}
+    assert queue_cells(hourly) == {("PS", "08:00"): {"offered": 1}, ("PS", "10:00"): {"offered": 3}}
 
 
 @pytest.mark.parametrize(
@@ -406,20 +513,25 @@ def by_backfill(warehouse: Warehouse, events: list[Event]) -> None:
     load_wfm_intervals(warehouse, window, run_id="r")
 
 
-def test_five_ways_to_load_give_identical_tables(make_warehouse: Callable[..., Warehouse]) -> None:
+@pytest.mark.parametrize("longest", [168, 1])
+def test_five_ways_to_load_give_identical_tables(make_warehouse: Callable[..., Warehouse], longest: int) -> None:
     events = a_day(seed := 2)
-    truth = make_warehouse()
+    if longest == 1:  # agents that fall silent for longer than that
+        quiet = {item.event_id for item in [item for item in events if item.type == EventType.STATUS_CHANGED][1::2]}
+        events = [item for item in events if item.event_id not in quiet]
+    truth = make_warehouse(longest_status_hours=longest)
     in_one_go(truth, events)
     expected = everything(truth)
     assert len(expected["queue_intervals"]) > 20
     assert len(expected["agent_intervals"]) > 20
-    for way in (
+    ways: list[Callable[[Warehouse], None]] = [
         lambda warehouse: in_steps(warehouse, events, seed=None),
         lambda warehouse: in_steps(warehouse, events, seed=seed),
         lambda warehouse: in_random_order(warehouse, events),
         lambda warehouse: by_backfill(warehouse, events),
-    ):
-        other = make_warehouse()
+    ]
+    for way in ways:
+        other = make_warehouse(longest_status_hours=longest)
         way(other)
         assert everything(other) == expected
 
@@ -443,7 +555,10 @@ def test_an_event_from_1970_does_not_hold_up_a_load(warehouse: Warehouse) -> Non
     assert table(warehouse, "queue_intervals") == with_it
 
 
-def test_a_range_of_weeks_is_built_in_chunks_and_a_status_lasts_through_a_gap(warehouse: Warehouse) -> None:
+def test_a_range_of_weeks_is_built_in_chunks_and_a_status_lasts_through_a_gap(
+    make_warehouse: Callable[..., Warehouse],
+) -> None:
+    warehouse = make_warehouse(longest_status_hours=25 * 24)
     land(
         warehouse.landing_dir,
         status("09:00:00", "ANNA", "IDLE"),

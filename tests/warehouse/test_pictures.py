@@ -8,7 +8,7 @@ from tests.warehouse.events import abandoned, assigned, at, handled, land, queue
 from warehouse.engine import Warehouse, publish_read_copy, reader
 from warehouse.load_events import load_events
 from warehouse.load_intervals import load_wfm_intervals
-from warehouse.pictures import IntervalCounts, interval_counts, offered_answered_png, queue_summary_markdown
+from warehouse.pictures import IntervalCounts, interval_counts, offered_answered_png, queue_summaries
 from warehouse.windows import Window
 
 DAY = Window(at("00:00:00"), at("00:00:00", day=5))
@@ -20,8 +20,8 @@ def _load(warehouse: Warehouse) -> None:
         queued("09:00:00", "c1"),
         assigned("09:00:30", "c1", wait_ms=30_000),
         handled("09:02:00", "c1", talk_ms=90_000),
-        queued("09:20:00", "c2", queue="a|b"),
-        abandoned("09:21:00", "c2", queue="a|b", wait_ms=60_000),
+        queued("09:20:00", "c2", queue="WEB"),
+        abandoned("09:21:00", "c2", queue="WEB", wait_ms=60_000),
     )
     load_events(warehouse, run_id="r")
     load_wfm_intervals(warehouse, DAY, run_id="r")
@@ -52,13 +52,12 @@ def test_the_picture_shows_the_counts(warehouse: Warehouse) -> None:
     assert not ((nothing[..., 0] > 0.7) & (nothing[..., 1] < 0.4)).any()
 
 
-def test_the_table_has_a_row_a_queue(warehouse: Warehouse) -> None:
+def test_sums_and_rates_of_each_queue(warehouse: Warehouse) -> None:
     _load(warehouse)
     with reader(warehouse) as connection:
-        lines = queue_summary_markdown(connection, DAY).splitlines()
-        assert lines[0] == "Queues, Mon 04 Jan 1999 UTC"
-        assert lines[4:] == [
-            "| bank-north (genesys) | PS | 1 | 1 | 0 (0.0%) | 0.0% | 0:30 | 1:30 |",
-            "| bank-north (genesys) | a\\|b | 1 | 0 | 1 (100.0%) |  |  |  |",
-        ]
-        assert "no contacts" in queue_summary_markdown(connection, Window(at("00:00:00"), at("01:00:00")))
+        first, second = queue_summaries(connection, DAY)
+        assert (first.queue_id, first.offered, first.answered, first.abandoned) == ("PS", 1, 1, 0)
+        assert (first.service_level, first.asa_ms, first.aht_ms, first.abandon_rate) == (0, 30_000, 90_000, 0)
+        assert (second.queue_id, second.offered, second.answered, second.abandoned) == ("WEB", 1, 0, 1)
+        assert (second.service_level, second.asa_ms, second.aht_ms, second.abandon_rate) == (None, None, None, 1)
+        assert queue_summaries(connection, Window(at("00:00:00"), at("01:00:00"))) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,32 @@ def test_head_is_the_newest_migration() -> None:
 
 def test_a_newer_database_is_refused(warehouse: Warehouse) -> None:
     with writer(warehouse) as connection, connection.begin():
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'v9999'"))
+        connection.execute(sa.text("UPDATE ccaas_schema_version SET version_num = 'v9999'"))
     with pytest.raises(ConfigurationError, match="install the newer version"):
         migrate(warehouse)
+
+
+def test_a_revision_that_is_not_ours_is_refused(warehouse: Warehouse) -> None:
+    with writer(warehouse) as connection, connection.begin():
+        connection.execute(sa.text("UPDATE ccaas_schema_version SET version_num = 'a1b2'"))
+    with pytest.raises(ConfigurationError, match="from schema a1b2 to v0001"):
+        migrate(warehouse)
+
+
+def test_another_applications_migrations_are_left_alone(make_warehouse: Callable[..., Warehouse]) -> None:
+    def beside(connection: sa.Connection) -> None:
+        connection.execute(sa.text("CREATE TABLE alembic_version (version_num TEXT)"))
+        connection.execute(sa.text("INSERT INTO alembic_version VALUES ('v9999')"))
+
+    warehouse = make_warehouse(before=beside)
+    with writer(warehouse) as connection:
+        assert revision(connection) == HEAD
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == ["v9999"]
+
+
+def test_a_status_that_lasts_for_no_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="longest_status_hours is 0"):
+        Warehouse(url="duckdb:///x.duckdb", landing_dir=tmp_path, longest_status_hours=0)
 
 
 @pytest.mark.parametrize("url", ["sqlite:///x.db", "no url", "duckdb:///:memory:", "duckdb://"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 from alembic.ddl.impl import DefaultImpl
 
+from warehouse.schema import VERSION_TABLE
 from warehouse.tables import metadata
 
 
@@ -15,6 +16,8 @@ class DuckDBImpl(DefaultImpl):
     transactional_ddl = True
 
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=metadata, version_table=VERSION_TABLE
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -1,17 +1,5 @@
 -- Landing rows → events. staged_events holds one batch of landing files.
 
--- name: offsets
--- Greatest offset per partition, before repeats are dropped.
-INSERT INTO landed_offsets (topic, "partition", high_water)
-SELECT s.topic, s."partition", max(s."offset")
-FROM staged_events s
-GROUP BY s.topic, s."partition"
-ON CONFLICT (topic, "partition") DO UPDATE
-SET high_water = CASE
-    WHEN excluded.high_water > landed_offsets.high_water THEN excluded.high_water
-    ELSE landed_offsets.high_water
-END
-
 -- name: drop_repeats
 -- One row an id: the lowest topic, partition and offset. Narrow columns only; most batches have no repeats.
 DELETE FROM staged_events

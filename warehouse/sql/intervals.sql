@@ -26,7 +26,8 @@ WHERE e.timestamp IS NOT NULL AND e.timestamp_ms < :horizon_ms AND e.agent_id IS
   AND e.event_type IN ('conversation.handled', 'conversation.wrapup')
 
 -- name: touch_agents_by_status
--- A status that is new changes the time from it to the agent's next status, as known now, and no other.
+-- A status that is new changes the time from it to the agent's next status, as known now, and no other. Where it no
+-- longer lasts there are no new cells, but OFF_QUEUE may have lasted, or last now, in those that exist.
 INSERT INTO agent_scope (vendor, tenant_id, agent_id, interval_ms)
 WITH fresh AS (
     SELECT e.vendor, e.tenant_id, e.agent_id, min(e.timestamp_ms) AS from_ms
@@ -52,10 +53,20 @@ changed AS (
     FROM timeline
     WHERE load_id > :through AND load_id <= :newest AND timestamp_ms < :horizon_ms
 )
-SELECT DISTINCT c.vendor, c.tenant_id, c.agent_id, g.interval_ms
+SELECT c.vendor, c.tenant_id, c.agent_id, g.interval_ms
 FROM changed c
-CROSS JOIN LATERAL generate_series(c.from_ms - mod(c.from_ms, :step_ms), c.to_ms - 1, :step_ms) AS g (interval_ms)
+CROSS JOIN LATERAL generate_series(
+    c.from_ms - mod(c.from_ms, :step_ms), least(c.to_ms, c.from_ms + :longest_ms) - 1, :step_ms
+) AS g (interval_ms)
 WHERE c.to_ms > c.from_ms
+UNION
+SELECT a.vendor, a.tenant_id, a.agent_id, CAST(extract(epoch FROM a.interval_start) * 1000 AS BIGINT)
+FROM changed c
+JOIN agent_intervals a
+  ON a.vendor = c.vendor AND a.tenant_id = c.tenant_id AND a.agent_id = c.agent_id
+ AND a.interval_start >= to_timestamp((c.from_ms - mod(c.from_ms, :step_ms)) / 1000.0)
+ AND a.interval_start < to_timestamp(c.to_ms / 1000.0)
+WHERE c.to_ms > c.from_ms + :longest_ms
 
 -- name: touch_agents_by_first_status
 -- An agent's first status ever makes the legs that were there before it count in cells.
@@ -197,7 +208,8 @@ JOIN queue_scope s ON s.vendor = f.vendor AND s.tenant_id = f.tenant_id AND s.in
 GROUP BY f.vendor, f.tenant_id, f.queue_id, f.media_type, f.interval_ms
 
 -- name: insert_agents
--- A status lasts until the agent's next one, the last until the window's end; each is cut at the grid.
+-- A status lasts until the agent's next one, the last until the window's end, but not beyond :known_ms, and for
+-- :longest_ms at most; each is cut at the grid. OFF_QUEUE, which makes no cells, may last for longer: holidays.
 INSERT INTO agent_intervals (
     vendor, tenant_id, agent_id, interval_start, interval_minutes, interacting_ms, communicating_ms, idle_ms,
     not_responding_ms, off_queue_ms, handled
@@ -236,7 +248,11 @@ spans AS (
     SELECT
         t.vendor, t.tenant_id, t.agent_id, t.agent_status,
         CASE WHEN t.timestamp_ms > t.from_ms THEN t.timestamp_ms ELSE t.from_ms END AS begin_ms,
-        coalesce(t.next_ms, t.to_ms) AS end_ms
+        least(
+            coalesce(t.next_ms, t.to_ms),
+            CASE WHEN t.agent_status <> 'OFF_QUEUE' THEN t.timestamp_ms + :longest_ms END,
+            :known_ms
+        ) AS end_ms
     FROM timeline t
 ),
 pieces AS (

@@ -161,12 +161,6 @@ def _create_tables() -> None:
         sa.Column("error", sa.Text),
         sa.Column("load_id", sa.BigInteger),
     )
-    op.create_table(
-        "landed_offsets",
-        sa.Column("topic", sa.Text, primary_key=True),
-        sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("high_water", sa.BigInteger, nullable=False),
-    )
 
 
 def _create_indexes() -> None:
