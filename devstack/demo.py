@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,11 @@ from devstack.errors import StackError
 from devstack.prefect import PrefectServer
 from devstack.processes import ProcessTable
 from devstack.progress import timed
+from devstack.python import loopback_unproxied
+from devstack.removal import remove_from_cluster
 from devstack.replay import SHIPPED_TRACE, CallReplay, trace_dates
 from devstack.stack import LocalStack
+from streaming.errors import ConfigurationError
 from streaming.settings import Settings, load_settings
 from warehouse.windows import ceil
 
@@ -74,29 +76,63 @@ class Demo:
             ConfigurationError: the trace or a setting is wrong.
             StackError: a part does not start.
         """
+        _check_report(self._report)
         trace_dates(self._trace, self._days)  # a wrong trace is said before anything starts
         settings = load_settings()
+        # For the clients of this process, too: the registry's reads the environment.
+        os.environ.update(loopback_unproxied(os.environ))
         root = settings.data_dir.absolute() / "demo"
         with ProcessTable(root):  # ends what a killed demo left, before its data are removed
             for name in ("kafka", "registry", "prefect", "platform"):
                 shutil.rmtree(root / name, ignore_errors=True)
         try:
-            with _stack(settings, root, self._console) as stack:
+            kafka = settings.kafka.bootstrap_servers if _names_cluster(settings) else None
+            registry = settings.registry.url if _names_registry(settings) else None
+            with LocalStack(
+                root, prefect=True, kafka_bootstrap=kafka, registry_url=registry, console=self._console
+            ) as stack:
                 return self._on(stack, root, settings)
         except KeyboardInterrupt:
             self._console.print("stopped; everything has ended")
             return 130
 
     def _on(self, stack: LocalStack, root: Path, settings: Settings) -> int:
-        prefect = _prefect_of(stack)
+        # On a cluster that others use, a run keeps to tenants, topics and a consumer group of its own.
+        shared = _names_cluster(settings)
         replay = CallReplay(
             stack,
             root / "platform",
             trace=self._trace,
             first_dates=self._days,
             as_recorded=self._as_recorded,
-            clients=(settings.kafka.client, settings.registry.client),
+            suffix=f"-demo-{uuid.uuid4().hex[:8]}" if shared else "",
+            # What the user says of a cluster is not meant for the local servers.
+            clients=(
+                settings.kafka.client if shared else {},
+                settings.registry.client if _names_registry(settings) else {},
+            ),
+            replication_factor=settings.kafka.replication_factor if shared else 1,
         )
+        if not shared:
+            return self._play(stack, replay)
+        topics = [topic for vendor in replay.vendors for topic in (vendor.events_topic, vendor.dlq_topic)]
+        self._console.print(
+            f"On {stack.bootstrap_servers} this run makes the topics {', '.join(topics)} and the consumer group "
+            f"{replay.sink_group}, and deletes them at its end. A sink there whose pattern is the default, "
+            "^ccaaus\\.events\\..*, reads them too.",
+            highlight=False,
+            markup=False,
+        )
+        try:
+            return self._play(stack, replay)
+        finally:
+            _prefect_of(stack).stop_workers()  # who reads or writes a topic might make it again
+            left = remove_from_cluster(settings.kafka, topics, replay.sink_group)
+            for line in left or ["the run's topics and consumer group are deleted"]:
+                self._console.print(f"not deleted: {line}" if left else line, highlight=False, markup=False)
+
+    def _play(self, stack: LocalStack, replay: CallReplay) -> int:
+        prefect = _prefect_of(stack)
         with timed(self._console, "vendor simulators"):
             replay.prepare()
         client = _Prefect(prefect.api_url)
@@ -108,7 +144,7 @@ class Demo:
         with timed(self._console, "streaming services"):
             for name in _STREAMS:
                 client.start(name)
-            self._wait_ready(replay)
+            self._wait_ready(replay, stack.processes.log_file("worker-streams"))
         self._console.print(f"Prefect UI: [bold]{prefect.ui_url}[/]", highlight=False)
 
         began = time.monotonic()
@@ -117,7 +153,7 @@ class Demo:
             self._load(client, replay)
         report = collect(replay, seconds=time.monotonic() - began)
         if self._report is not None:
-            self._report.write_text(json.dumps(report.document(), indent=2) + "\n", encoding="utf-8")
+            _write_report(self._report, report)
         self._console.print(summary_table(report))
         self._say_verdict(report)
         if self._stay:
@@ -130,13 +166,13 @@ class Demo:
                 time.sleep(1)
         return 0 if report.adds_up else 1
 
-    def _wait_ready(self, replay: CallReplay) -> None:
+    def _wait_ready(self, replay: CallReplay, log: Path) -> None:
         deadline = time.monotonic() + _READY_S
         waiting = replay.health_urls()
         while waiting:
             waiting = {name: url for name, url in waiting.items() if not _is_ready(url)}
             if waiting and time.monotonic() > deadline:
-                msg = f"not ready after {_READY_S:.0f} s: {', '.join(waiting)}; their logs are in the Prefect UI"
+                msg = f"not ready after {_READY_S:.0f} s: {', '.join(waiting)}; their log is {log}"
                 raise StackError(msg)
             time.sleep(_TICK_S)
 
@@ -209,18 +245,49 @@ class _Prefect:
         msg = f"flow run of {deployment} took longer than {_FLOW_S:.0f} s"
         raise StackError(msg)
 
-    @retry(retry=retry_if_exception_type(httpx.HTTPError), stop=stop_after_delay(60), wait=wait_fixed(1), reraise=True)
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            return self._repeated(method, path, body)
+        except httpx.HTTPError as error:
+            msg = f"the Prefect server does not answer {method} {path}: {error}"
+            raise StackError(msg) from error
+
+    @retry(retry=retry_if_exception_type(httpx.HTTPError), stop=stop_after_delay(60), wait=wait_fixed(1), reraise=True)
+    def _repeated(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         return self._http.request(method, path, json=body).raise_for_status().json()
 
 
-@contextmanager
-def _stack(settings: Settings, root: Path, console: Console) -> Iterator[LocalStack]:
-    """Kafka and registry: the cluster that the settings name, else local ones."""
-    kafka = settings.kafka.bootstrap_servers if "bootstrap_servers" in settings.kafka.model_fields_set else None
-    registry = settings.registry.url if "url" in settings.registry.model_fields_set else None
-    with LocalStack(root, prefect=True, kafka_bootstrap=kafka, registry_url=registry, console=console) as stack:
-        yield stack
+def _names_cluster(settings: Settings) -> bool:
+    """Whether the settings name a Kafka cluster; else a local broker is started."""
+    return "bootstrap_servers" in settings.kafka.model_fields_set
+
+
+def _names_registry(settings: Settings) -> bool:
+    """Whether the settings name a schema registry; else a local one is started."""
+    return "url" in settings.registry.model_fields_set
+
+
+def _check_report(file: Path | None) -> None:
+    """Refuse a report that could not be written, before the replay instead of after it."""
+    if file is None:
+        return
+    if not file.parent.is_dir():
+        msg = f"--report {file}: the folder {file.parent} is not there; create it or name another file"
+    elif file.is_dir():
+        msg = f"--report {file}: that is a folder; name a file"
+    elif not os.access(file if file.exists() else file.parent, os.W_OK):
+        msg = f"--report {file}: it can't be written; change its permissions or name another file"
+    else:
+        return
+    raise ConfigurationError(msg)
+
+
+def _write_report(file: Path, report: Report) -> None:
+    try:
+        file.write_text(json.dumps(report.document(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        msg = f"the report can't be written: {error}"
+        raise StackError(msg) from error
 
 
 def _prefect_of(stack: LocalStack) -> PrefectServer:

@@ -128,7 +128,9 @@ def collect(replay: CallReplay, *, seconds: float) -> Report:
     finally:
         bus.close()
         registry.close()
-    shown = warehouse.engine_url.render_as_string(hide_password=True)
+    # DuckDB: whoever opens the writer's file shuts out the loads, so people are shown the copy.
+    url = warehouse.engine_url
+    shown = (url.set(database=str(warehouse.read_copy)) if warehouse.read_copy else url).render_as_string()
     return Report(vendors=vendors, tables=tables, warehouse=shown, seconds=seconds)
 
 

@@ -147,7 +147,7 @@ def _package() -> Path:
     """The wheel's folder, found without importing it: the import makes a folder and a lock of the launcher's."""
     spec = importlib.util.find_spec("pgserver")
     if spec is None or spec.origin is None:
-        msg = "the pgserver package is not installed: run `make setup`, or name a PostgreSQL that runs"
+        msg = "the pgserver package is not installed: run `make install`, or name a PostgreSQL that runs"
         raise StackError(msg)
     return Path(spec.origin).parent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,11 +60,20 @@ class PrefectServer(Server):
         """Address of the API, for PREFECT_API_URL."""
         return f"{self.ui_url}/api"
 
+    @property
+    def _scratch(self) -> Path:
+        return self._folder / "tmp"
+
     def environment(self) -> dict[str, str]:
-        """The owner's environment with Prefect's settings replaced by those of this server: for workers, flows, CLI."""
+        """For workers, flows, CLI: the owner's environment, the settings of Prefect being this server's.
+
+        Those of the platform are left out (``python_environment``).
+        """
         kept = {name: value for name, value in python_environment().items() if not name.startswith("PREFECT_")}
         return kept | {
             "PREFECT_HOME": str(self._folder),
+            # A killed flow run leaves its working folder; here the next start removes it.
+            "TMPDIR": str(self._scratch),
             "PREFECT_API_URL": self.api_url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
@@ -127,6 +137,9 @@ class PrefectServer(Server):
         )
 
     def _launch(self) -> ChildProcess:
+        if self._child is None:  # flow runs outlive a restart of the server and still use their folders
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True, exist_ok=True)
         settings = {
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._folder / 'prefect.db'}",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",

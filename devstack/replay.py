@@ -13,16 +13,19 @@ from typing import Any, NamedTuple
 import httpx
 from pydantic import SecretStr
 
-from devstack.errors import StartError
+from devstack.errors import StackError
 from devstack.ports import free_port
-from devstack.simulators.trace import read_trace
+from devstack.python import python_environment
+from devstack.simulators.trace import NoCallsError, read_trace
 from devstack.stack import LocalStack
+from streaming.errors import ConfigurationError
 from streaming.settings import Settings
 
 SHIPPED_TRACE = Path(__file__).parents[1] / "data" / "anonymous-bank-1999-01-06.tsv.gz"
 """One weekday of real calls; see data/README.md."""
 
 _START_SECONDS = 60.0
+_REQUEST_SECONDS = 10.0
 
 
 class Vendor(NamedTuple):
@@ -36,6 +39,11 @@ class Vendor(NamedTuple):
     def events_topic(self) -> str:
         """Topic of its canonical events."""
         return f"ccaaus.events.{self.name}.{self.tenant_id}"
+
+    @property
+    def dlq_topic(self) -> str:
+        """Topic of its dead letters."""
+        return f"ccaaus.dlq.{self.name}.{self.tenant_id}"
 
 
 VENDORS = (Vendor("genesys", "bank-north", "AA01"), Vendor("cxone", "bank-south", "AA02"))
@@ -54,9 +62,19 @@ def trace_dates(trace: Path, first_dates: int | None = None) -> list[date]:
     """The recorded dates of a trace that has calls of both vendors, in order.
 
     Raises:
-        ConfigurationError: the trace is no trace; names file, line, column and remedy.
+        ConfigurationError: the trace is no trace, or lacks a vendor's calls; names file, line, column and remedy.
     """
-    days = {call.day_ms for vendor in VENDORS for call in read_trace(trace, ivr=vendor.ivr, first_dates=first_dates)}
+    days: set[int] = set()
+    for vendor in VENDORS:
+        try:
+            days |= {call.day_ms for call in read_trace(trace, ivr=vendor.ivr, first_dates=first_dates)}
+        except NoCallsError:
+            needed = " and ".join(f"{other.ivr} ({other.name})" for other in VENDORS)
+            msg = (
+                f"{trace}: no call of IVR {vendor.ivr} on the dates wanted, so {vendor.name} would send nothing. "
+                f"The replay needs calls of both {needed}, see column vru+line: give a trace, or more days, with both"
+            )
+            raise ConfigurationError(msg) from None
     return [datetime.fromtimestamp(day_ms / 1000, UTC).date() for day_ms in sorted(days)]
 
 
@@ -72,6 +90,7 @@ class CallReplay:
         flush_seconds: How often the sink closes a landing file.
         suffix: Appended to the tenants' names and the sink's group, for several replays on one broker.
         clients: Further client properties of Kafka and of the registry, for a cluster that exists.
+        replication_factor: Of the topics.
 
     Raises:
         ConfigurationError: the trace is no trace.
@@ -88,6 +107,7 @@ class CallReplay:
         flush_seconds: float = 2,
         suffix: str = "",
         clients: tuple[Mapping[str, SecretStr], Mapping[str, SecretStr]] = ({}, {}),
+        replication_factor: int = 1,
     ) -> None:
         self.stack = stack
         self.folder = folder.absolute()
@@ -102,8 +122,10 @@ class CallReplay:
         self.urls: dict[str, str] = {}
         self.vendors = tuple(vendor._replace(tenant_id=vendor.tenant_id + suffix) for vendor in VENDORS)
         self._flush_seconds = flush_seconds
+        self.sink_group = f"analytics-sink-group{suffix}"
         self._suffix = suffix
         self._clients = clients
+        self._replication_factor = replication_factor
         self._secret = secrets.token_hex(16)
 
     @property
@@ -124,20 +146,29 @@ class CallReplay:
         self.config.write_text(self._toml(), encoding="utf-8")
 
     def begin(self, speed: float) -> None:
-        """Start both clocks: event time over wall time is ``speed``, 0 as fast as possible."""
+        """Start both clocks: event time over wall time is ``speed``, 0 as fast as possible.
+
+        Raises:
+            StackError: a simulator does not answer, or refuses.
+        """
         for vendor in self.vendors:
-            answer = httpx.post(f"{self.urls[vendor.name]}/control/start", json={"speed": speed}, timeout=10)
-            if answer.is_error:
-                msg = f"{vendor.name} simulator does not start its clock: {answer.text[:500]}"
-                raise StartError(msg)
+            self._ask(vendor.name, "POST", "start", {"speed": speed})
 
     def misbehave(self, vendor: str, **orders: Any) -> None:
-        """Give a simulator orders to misbehave."""
-        httpx.post(f"{self.urls[vendor]}/control/misbehave", json=orders, timeout=10).raise_for_status()
+        """Give a simulator orders to misbehave.
+
+        Raises:
+            StackError: it does not answer, or refuses.
+        """
+        self._ask(vendor, "POST", "misbehave", orders)
 
     def status(self, vendor: str) -> dict[str, Any]:
-        """What a simulator says of itself."""
-        answer: dict[str, Any] = httpx.get(f"{self.urls[vendor]}/control/status", timeout=10).raise_for_status().json()
+        """What a simulator says of itself.
+
+        Raises:
+            StackError: it does not answer.
+        """
+        answer: dict[str, Any] = self._ask(vendor, "GET", "status").json()
         return answer
 
     def is_done(self) -> bool:
@@ -163,6 +194,20 @@ class CallReplay:
         }
         return {name: f"http://127.0.0.1:{port}/readyz" for name, port in by_name.items()}
 
+    def _ask(self, vendor: str, method: str, what: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        url = f"{self.urls[vendor]}/control/{what}"
+        log = self.stack.processes.log_file(f"simulator-{vendor}")
+        try:
+            # trust_env=False: a proxy of the environment must not see loopback traffic.
+            answer = httpx.request(method, url, json=body, timeout=_REQUEST_SECONDS, trust_env=False)
+        except (httpx.HTTPError, OSError) as error:
+            msg = f"{vendor} simulator does not answer ({type(error).__name__}: {error}); its log is {log}"
+            raise StackError(msg) from error
+        if answer.is_error:
+            msg = f"{vendor} simulator answered {what} with {answer.status_code}: {answer.text[:500]}; its log is {log}"
+            raise StackError(msg)
+        return answer
+
     def _start_simulator(self, vendor: Vendor) -> str:
         port_file = self.folder / f"{vendor.name}.port"
         port_file.unlink(missing_ok=True)
@@ -175,22 +220,23 @@ class CallReplay:
         if vendor.name == "cxone":
             arguments += ["--target", f"http://127.0.0.1:{self.ports.receiver}", "--webhook-token", self._secret]
         command = [sys.executable, "-m", f"devstack.simulators.{vendor.name}", *arguments]
-        child = self.stack.processes.start(f"simulator-{vendor.name}", command)
+        child = self.stack.processes.start(f"simulator-{vendor.name}", command, environment=python_environment())
         child.wait_healthy(port_file.exists, _START_SECONDS)
         return f"http://127.0.0.1:{port_file.read_text(encoding='utf-8').strip()}"
 
     def _toml(self) -> str:
         genesys, cxone, ports = self.urls["genesys"], self.urls["cxone"], self.ports
         return f"""# Written for a replay; the settings of a real installation are in docs/configuration.md.
-data_dir = "{self.folder / "data"}"
+data_dir = {_text(str(self.folder / "data"))}
 
 [kafka]
-bootstrap_servers = "{self.stack.bootstrap_servers}"
+bootstrap_servers = {_text(self.stack.bootstrap_servers)}
+replication_factor = {self._replication_factor}
 
 [kafka.client]
 {_table(self._clients[0])}
 [registry]
-url = "{self.stack.registry_url}"
+url = {_text(self.stack.registry_url)}
 [registry.client]
 {_table(self._clients[1])}
 
@@ -199,7 +245,7 @@ port = {ports.receiver}
 
 [sink]
 flush_seconds = {self._flush_seconds}
-group = "analytics-sink-group{self._suffix}"
+group = "{self.sink_group}"
 topics = '^ccaaus\\.events\\..*{self._suffix}$'
 
 [spool]
@@ -239,5 +285,10 @@ agent_state_poll_seconds = 1
 
 
 def _table(properties: Mapping[str, SecretStr]) -> str:
-    """Lines of a TOML table; JSON's strings are TOML's."""
-    return "".join(f"{json.dumps(key)} = {json.dumps(value.get_secret_value())}\n" for key, value in properties.items())
+    """Lines of a TOML table."""
+    return "".join(f"{_text(key)} = {_text(value.get_secret_value())}\n" for key, value in properties.items())
+
+
+def _text(value: str) -> str:
+    """A TOML string: JSON's are, but for the surrogate pairs of its ASCII form."""
+    return json.dumps(value, ensure_ascii=False)

@@ -30,8 +30,8 @@ def run_id() -> str:
 
 def scheduled_time() -> datetime:
     """When the run was due, UTC; never the clock, so that a late run loads the same window."""
-    due: datetime = flow_run.scheduled_start_time
-    return due.astimezone(UTC)
+    # A plain datetime: Prefect's is of a subclass whose differences don't divide by a timedelta.
+    return datetime.fromtimestamp(flow_run.scheduled_start_time.timestamp(), UTC)
 
 
 def window_of(start: datetime | None, end: datetime | None) -> Window | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+
+from devstack.python import python_environment
 
 
 def free_port() -> int:
@@ -32,6 +33,10 @@ def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "c
         time.sleep(0.03)
 
 
+def _without_settings() -> dict[str, str]:
+    return {name: text for name, text in python_environment().items() if not name.startswith("CCAAS_")}
+
+
 class ServiceProcess:
     """`ccaas run NAME` under a configuration file."""
 
@@ -46,7 +51,7 @@ class ServiceProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [Path(sys.executable).parent / "ccaas", "run", self.name],
-                env={**os.environ, "CCAAS_CONFIG": str(self.config)},
+                env={**_without_settings(), "CCAAS_CONFIG": str(self.config)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -57,12 +62,16 @@ class ServiceProcess:
         return self
 
     def wait_ready(self, seconds: float = 30) -> ServiceProcess:
-        until(lambda: httpx.get(f"{self.health}/readyz", timeout=5).status_code == 200, seconds, f"{self.name} ready")
+        until(
+            lambda: httpx.get(f"{self.health}/readyz", timeout=5, trust_env=False).status_code == 200,
+            seconds,
+            f"{self.name} ready",
+        )
         return self
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, f"{self.name} ended: {self.log.read_text()[-3000:]}"
-        return httpx.get(f"{self.health}/healthz").status_code == 200
+        return httpx.get(f"{self.health}/healthz", trust_env=False).status_code == 200
 
     def kill(self) -> None:
         """kill -9, as a machine would."""

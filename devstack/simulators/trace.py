@@ -59,6 +59,10 @@ _MATCH = tuple((column, re.compile(_RULES[column][0]).fullmatch, _RULES[column][
 _REMEDY = "mend the row or give another trace; data/README.md explains the columns"
 
 
+class NoCallsError(ConfigurationError):
+    """A trace without calls of the IVR wanted, on the dates wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call, free of any vendor's words. Instants are epoch ms, UTC.
@@ -108,6 +112,7 @@ def read_trace(path: Path, *, ivr: str, shift_days: int = 0, first_dates: int | 
 
     Raises:
         ConfigurationError: the file can't be read or is no trace; names file, line, column and remedy.
+        NoCallsError: it holds no call of that IVR on those dates.
     """
     if first_dates is not None and first_dates < 1:
         msg = f"first dates: {first_dates} is too few; give 1 or more"
@@ -132,7 +137,7 @@ def read_trace(path: Path, *, ivr: str, shift_days: int = 0, first_dates: int | 
     calls = [call for call in calls if call.day_ms in kept]
     if not calls:
         msg = f"{path}: no call of IVR {ivr} on the dates wanted; name another IVR or give another trace"
-        raise ConfigurationError(msg)
+        raise NoCallsError(msg)
     return calls
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from devstack.python import python_environment
 from tests.truth.trace_rows import call, write_trace
 
 
 def ccaas(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [Path(sys.executable).parent / "ccaas", *arguments]
     return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60
+        command, env={**python_environment(), **environment}, capture_output=True, text=True, check=False, timeout=60
     )
 
 
@@ -55,3 +55,21 @@ def test_a_wrong_setting_is_said(tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert "kafka.bootstrap" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(("line", "missing"), [("AA0101", "AA02"), ("AA0201", "AA01")])
+def test_a_trace_of_one_vendor_says_that_both_are_needed(tmp_path: Path, line: str, missing: str) -> None:
+    trace = write_trace(tmp_path / "calls.tsv", [call(line=line)])
+    ran = ccaas("demo", "--trace", trace)
+    assert ran.returncode == 2
+    for part in (f"no call of IVR {missing}", "AA01 (genesys) and AA02 (cxone)"):
+        assert part in ran.stderr
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    for report in (tmp_path / "out" / "r.json", tmp_path):
+        ran = ccaas("demo", "--report", report, CCAAS_DATA_DIR=str(tmp_path / "data"))
+        assert ran.returncode == 2
+        assert str(report) in ran.stderr
+        assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "data").exists()

@@ -23,7 +23,7 @@ from prefect import flow
 
 @flow
 def stream(note: str) -> None:
-    Path(note).write_text(f"{os.getpid()} {os.environ['CCAAS_CONFIG']}")
+    Path(note).write_text(f"{os.getpid()} {os.environ['CCAAS_CONFIG']} {Path.cwd()}")
     time.sleep(600)
 """
 
@@ -65,6 +65,8 @@ def test_a_flow_run_gets_its_environment_outlives_a_server_crash_and_ends_with_t
     (tmp_path / "flow_of_this_test.py").write_text(FLOW)
     note = tmp_path / "note"
     root = tmp_path / "stack"
+    leftover = root / "prefect" / "tmp" / "of-a-killed-run"
+    leftover.mkdir(parents=True)
     with LocalStack(
         root,
         prefect=True,
@@ -73,6 +75,7 @@ def test_a_flow_run_gets_its_environment_outlives_a_server_crash_and_ends_with_t
         console=Console(quiet=True),
     ) as stack:
         assert stack.prefect is not None
+        assert not leftover.exists()
         api = Api(stack.prefect_api_url)
         pools = {
             pool["name"]: (pool["type"], pool["concurrency_limit"])
@@ -85,14 +88,16 @@ def test_a_flow_run_gets_its_environment_outlives_a_server_crash_and_ends_with_t
         stack.prefect.start_worker("streams", environment)
         run = api.run_flow("streams", "flow_of_this_test.stream", {"note": str(note)})
         wait_for(lambda: note.exists() and note.read_text(), 60)
-        pid, config = note.read_text().split()
+        pid, config, working_folder = note.read_text().split()
         assert config == "here.toml"
+        assert Path(working_folder).is_relative_to(root / "prefect" / "tmp")
         wait_for(lambda: api.call("GET", f"/flow_runs/{run}")["state"]["type"] == "RUNNING", 20)
 
         stack.prefect.kill()
         stack.prefect.start()
         assert {pool["name"] for pool in api.call("POST", "/work_pools/filter", {})} == {"streams", "batch"}
         assert api.call("GET", f"/flow_runs/{run}")["state"]["type"] == "RUNNING"
+        assert Path(working_folder).exists()  # a restart of the server takes nothing from runs that go on
 
         # A killed worker leaves its flow run orphaned; that too must end with the stack.
         orphan = psutil.Process(int(pid))

@@ -90,8 +90,9 @@ def test_a_schedule_yields_a_run_and_a_killed_stream_comes_back(server: Server) 
 
 
 @pytest.mark.timeout(200)
-def test_a_load_runs_ad_hoc_for_a_window_and_shows_what_it_did(server: Server) -> None:
-    run_id = server.start("load-wfm-intervals", start="2026-11-23T00:00:00Z", end="2026-11-24T00:00:00Z")
+@pytest.mark.parametrize("window", [{}, {"start": "2026-11-23T00:00:00Z", "end": "2026-11-24T00:00:00Z"}])
+def test_a_load_runs_by_arrival_and_for_a_window_and_shows_what_it_did(server: Server, window: dict[str, str]) -> None:
+    run_id = server.start("load-wfm-intervals", **window)
     until(lambda: server.state(run_id) in {"COMPLETED", "FAILED", "CRASHED"}, 120, "the load ends")
     assert server.state(run_id) == "COMPLETED", server.http.get(f"/flow_runs/{run_id}").json()["state"]
     artifacts = server.http.post("/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [run_id]}}}).json()
