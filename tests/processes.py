@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -95,3 +96,16 @@ def service(name: str, config: Path, health_port: int) -> Iterator[ServiceProces
         yield process.wait_alive()
     finally:
         process.stop()
+
+
+class PatientClient(httpx.Client):
+    """Asks a Prefect server again while it answers 503: its SQLite is busy for moments."""
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        deadline = time.monotonic() + 60
+        while True:
+            answer = super().send(request, **options)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                return answer
+            answer.close()
+            time.sleep(0.5)

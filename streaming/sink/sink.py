@@ -83,12 +83,18 @@ class AnalyticsSink:
                 "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
             }
         )
-        cluster = str(self._consumer.list_topics(timeout=_DRAIN_S).cluster_id)
-        self._zone = LandingZone(settings.landing_dir, cluster)
+        self._zone = LandingZone(settings.landing_dir, self._cluster_id())
         self._zone.remove_orphans(slot)
         self._consumer.subscribe(
             [settings.sink.topics], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
+
+    def _cluster_id(self) -> str:
+        try:
+            return str(self._consumer.list_topics(timeout=_DRAIN_S).cluster_id)
+        except KafkaException as failure:
+            msg = f"Kafka does not answer: {failure.args[0].str()}"
+            raise ServiceUnavailableError(msg) from None
 
     def step(self) -> None:
         """Read a batch and flush if a bound is reached.

@@ -15,6 +15,7 @@ from rich.console import Console
 from devstack.errors import StackError
 from devstack.stack import LocalStack
 from tests.devstack.leftovers import marked_with, still_there
+from tests.processes import PatientClient
 
 FLOW = """
 import os, time
@@ -32,7 +33,7 @@ class Api:
     """The little of Prefect's REST API that the test needs."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=20, trust_env=False)
+        self._client = PatientClient(base_url=url, timeout=20, trust_env=False)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         answer = self._client.request(method, path, json=body)

@@ -14,7 +14,7 @@ import pytest
 from devstack.prefect import PrefectServer
 from devstack.stack import LocalStack
 from tests.conftest import Platform
-from tests.processes import until
+from tests.processes import PatientClient, until
 
 
 class Server:
@@ -23,7 +23,7 @@ class Server:
     def __init__(self, prefect: PrefectServer, platform: Platform) -> None:
         self.prefect = prefect
         self.platform = platform
-        self.http = httpx.Client(base_url=prefect.api_url, timeout=30)
+        self.http = PatientClient(base_url=prefect.api_url, timeout=30)
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         body = {"deployments": {"name": {"any_": [deployment]}}, "sort": "START_TIME_ASC"}

@@ -11,7 +11,9 @@ import duckdb
 import httpx
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
+from streaming.topics import ensure_topics
 from tests.conftest import Platform
 from tests.kafka import read_all, read_events
 from tests.processes import ServiceProcess, service, until
@@ -152,3 +154,30 @@ def test_kafka_down_for_a_while_means_waiting_and_no_dead_letter(path: CxonePath
         broker.start()
     until(lambda: len(path.landed()) == 21, 60, "landed after")
     assert read_all(path.platform, path.dlq_topic) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_tenant_whose_topic_is_gone_stops_no_other_and_goes_on_when_it_is_back(path: CxonePath) -> None:
+    other = path.platform.add_tenant(
+        "cxone", "west", token_url="http://127.0.0.1:1/t", api_url="http://127.0.0.1:1", client_id="i",
+        client_secret="s", webhook_tokens=["s3cret"], signature="hmac", hmac_secret="h",
+    )  # fmt: skip
+    for name in ("cxone-receiver", "cxone-publisher"):
+        path.services[name].stop()
+        path.services[name].start()
+        path.services[name].wait_alive()
+    west = CxonePath(path.platform, path.services, other)
+    assert path.post(raw(cxone("QUEUE_ENTERED", contactId="before"))) == 200
+    until(lambda: len(read_all(path.platform, path.events_topic)) == 1, what="before")
+    admin = AdminClient({"bootstrap.servers": path.platform.stack.bootstrap_servers})
+    admin.delete_topics([path.events_topic])[path.events_topic].result(20)
+
+    assert path.post(raw(cxone("QUEUE_ENTERED", contactId="gone"))) == 200
+    for number in range(5):
+        assert west.post(raw(cxone("QUEUE_ENTERED", contactId=f"w-{number}"))) == 200
+    until(lambda: len(read_all(west.platform, west.events_topic)) == 5, 20, "the other tenant goes on")
+
+    ensure_topics(path.platform.settings().kafka, path.platform.settings().tenants)
+    until(lambda: len(read_all(path.platform, path.events_topic)) == 1, 150, "it goes on where it stood")
+    west.http.close()
