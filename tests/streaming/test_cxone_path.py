@@ -42,11 +42,12 @@ class CxonePath:
 
     def landed(self) -> list[tuple[str, int]]:
         """Event id and number of copies in the landing zone."""
-        glob = str(self.platform.folder / "landing" / "raw" / "*" / "*.parquet")
-        if not list((self.platform.folder / "landing").glob("raw/*/*.parquet")):
+        folder = self.platform.folder / "landing"
+        files = [str(path) for path in folder.glob("raw/*/*.parquet") if not path.name.startswith(".tmp-")]
+        if not files:
             return []
         query = "SELECT event_id, count(*) FROM read_parquet($1) GROUP BY event_id"
-        return duckdb.execute(query, [glob]).fetchall()
+        return duckdb.execute(query, [files]).fetchall()
 
 
 @pytest.fixture
