@@ -8,7 +8,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_whe
 from streaming.errors import FencedError, ServiceUnavailableError
 from streaming.logs import configure_logs
 from streaming.run import services
-from streaming.service import stop_on_signals
+from streaming.service import sleeping_until, stop_on_signals
 from streaming.settings import load_settings
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ def run_stream(name: str) -> None:
             wait=wait_random_exponential(multiplier=1, max=_MAX_WAIT_S),
             stop=stop_when_event_set(stop),
             before_sleep=say,
-            sleep=lambda seconds: (stop.wait(seconds), None)[1],
+            sleep=sleeping_until(stop),
             reraise=True,
         )
         try:

@@ -46,6 +46,15 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def sleeping_until(stop: threading.Event) -> Callable[[float], None]:
+    """A sleep between retries that the stop signal ends at once."""
+
+    def sleep(seconds: float) -> None:
+        stop.wait(seconds)
+
+    return sleep
+
+
 def when_available(what: str, call: Callable[[], T], stop: threading.Event, progress: Progress | None = None) -> T:
     """The call's result; while a service is down it is tried again, with backoff, until it is up or ``stop`` is set.
 
@@ -64,7 +73,7 @@ def when_available(what: str, call: Callable[[], T], stop: threading.Event, prog
         wait=wait_random_exponential(multiplier=0.5, max=15),
         stop=stop_when_event_set(stop),
         before_sleep=say,
-        sleep=lambda seconds: (stop.wait(seconds), None)[1],
+        sleep=sleeping_until(stop),
         reraise=True,
     )(call)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,3 @@ def _toml(value: Any) -> str:
 def platform(stack: LocalStack, tmp_path: Path) -> Platform:
     """See Platform."""
     return Platform(stack, tmp_path)
-
-
-PlatformFactory = Callable[[], Platform]

@@ -22,7 +22,7 @@ from warehouse.load_conversations import load_conversations
 from warehouse.load_events import load_events
 from warehouse.load_intervals import load_wfm_intervals
 from warehouse.schema import open_warehouse
-from warehouse.tables import agent_intervals, events, queue_intervals
+from warehouse.tables import events
 from warehouse.windows import Window, ceil
 
 
@@ -86,9 +86,6 @@ def read_table(warehouse: Warehouse, table: sa.Table) -> pd.DataFrame:
     with reader(warehouse) as connection:
         rows = connection.execute(sa.select(table)).mappings().all()
     return pd.DataFrame([dict(row) for row in rows], columns=[column.name for column in table.columns])
-
-
-INTERVAL_TABLES: dict[str, sa.Table] = {"queue": queue_intervals, "agent": agent_intervals}
 
 
 @contextmanager
