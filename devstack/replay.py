@@ -265,6 +265,7 @@ vendor = "genesys"
 value_class = "high"
 [tenants.connection]
 token_url = "{genesys}/login/oauth/token"
+api_url = "{genesys}"
 stream_url = "{genesys}/stream"
 client_id = "ccaas"
 client_secret = "{self._secret}"

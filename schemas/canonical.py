@@ -20,6 +20,11 @@ NATIVE_TYPE_KEY = "ccaas.native_type"
 """metadata key that keeps the vendor's own name of the event."""
 
 
+RECOVERED_KEY = "ccaas.recovered"
+"""metadata key of an event that did not come by the vendor's push: ``reconciled``, ``polled``, ``backfilled``,
+``deferred``."""
+
+
 class CanonicalEvent(TypedDict):
     """One event, in the field order of the Avro schema; a dict at run time, so the encoder takes it as it is."""
 

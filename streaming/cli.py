@@ -63,7 +63,7 @@ def config_check() -> None:
     from streaming.vendors import check_tenants  # noqa: PLC0415
 
     settings = _settings()
-    check_tenants(settings.tenants)
+    check_tenants(settings)
     table = Table("tenant", "vendor", "topic", "partitions", "key", "retention", title="Tenants")
     for tenant in settings.tenants:
         hours = f"{tenant.retention_ms // 3_600_000} h"

@@ -111,10 +111,20 @@ class ReceiverSettings(_Section):
 
 
 class SpoolSettings(_Section):
-    """Durable spool between the webhook's 200 and Kafka. Full means 503 with Retry-After."""
+    """Durable spool between the webhook's 200 and Kafka. Full means 503 with Retry-After.
+
+    A row is one webhook request. What is set aside (deferred) has bounds of its own, so that a flood of forged requests
+    takes no room from good ones.
+    """
 
     max_bytes_per_tenant: PositiveInt = 1 << 30
+    max_rows_per_tenant: PositiveInt = 2_000_000
     max_bytes: PositiveInt = 8 << 30
+    max_rows: PositiveInt = 16_000_000
+    max_deferred_bytes_per_tenant: PositiveInt = 64 << 20
+    max_deferred_rows_per_tenant: PositiveInt = 50_000
+    max_deferred_bytes: PositiveInt = 512 << 20
+    max_deferred_rows: PositiveInt = 400_000
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     retry_after_seconds: PositiveInt = 5
     # Events of one tenant that the drain may have at the producer: its queue is shared by all tenants.
@@ -205,6 +215,8 @@ class Settings(BaseSettings):
     state: StateSettings = StateSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     health: HealthSettings = HealthSettings()
+    # What a vendor's package lets one set for all its tenants together, by vendor; validated by the package.
+    vendors: dict[str, dict[str, Any]] = Field(default_factory=dict, repr=False)
     tenants: tuple[Tenant, ...] = ()
 
     @model_validator(mode="after")

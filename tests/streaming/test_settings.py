@@ -99,7 +99,7 @@ TENANT = '[[tenants]]\ntenant_id = "south"\nvendor = "{vendor}"\n[tenants.connec
     ("vendor", "connection", "said"),
     [
         ("nobody", "", "vendor 'nobody' is unknown; there are cxone, genesys"),
-        ("genesys", 'token_url = "http://x"', "genesys/south: connection: stream_url"),
+        ("genesys", 'token_url = "http://x"', "genesys/south: connection: api_url"),
         (
             "cxone",
             'token_url="http://x"\napi_url="http://x"\nclient_id="x"\nclient_secret="s3cret"\nwebhook_tokens=["s3cret"]\nsignature="hmac"',
@@ -111,7 +111,7 @@ def test_a_wrong_connection_is_named_by_tenant_without_its_secrets(
     config: Path, vendor: str, connection: str, said: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        check_tenants(read(config, TENANT.format(vendor=vendor, connection=connection)).tenants)
+        check_tenants(read(config, TENANT.format(vendor=vendor, connection=connection)))
     assert said in str(caught.value)
     assert "s3cret" not in str(caught.value)
 

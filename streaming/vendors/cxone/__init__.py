@@ -6,9 +6,10 @@ import threading
 
 from streaming.service import Service
 from streaming.settings import Settings
-from streaming.vendors.cxone.connection import CxoneConnection
+from streaming.vendors.cxone.connection import CxoneConnection, CxoneOptions
 
 CONNECTION = CxoneConnection
+OPTIONS = CxoneOptions
 
 
 def _receiver(settings: Settings, stop: threading.Event) -> None:

@@ -20,7 +20,12 @@ class CxoneConnection(BaseModel):
     api_url: HttpAddress
     client_id: Annotated[str, Field(min_length=1)]
     client_secret: SecretStr
-    # Bearer tokens that the webhooks may carry: two while one replaces the other.
+    # Where the vendor reaches this receiver, e.g. https://events.example.com; needed to register the webhook.
+    webhook_base_url: HttpAddress | None = None
+    # The registration's name at the vendor; together with the URL it says which one is ours.
+    webhook_name: Annotated[str, Field(min_length=1, max_length=200)] = "ccaas-event-bus"
+    # Bearer tokens that the webhooks may carry: the first is the one registered, the others are accepted while it
+    # replaces them.
     webhook_tokens: Annotated[tuple[SecretStr, ...], Field(min_length=1, max_length=4)]
     signature: Literal["jws", "hmac"] = "jws"
     # Key set that verifies JWS signatures (RFC 7517).
@@ -30,6 +35,16 @@ class CxoneConnection(BaseModel):
     replay_window_seconds: PositiveFloat = 300
     # Unknown key ids may come from anybody who knows the URL: they cause at most one fetch in this time.
     unknown_key_seconds: PositiveFloat = 30
+    # Keys that could not be fetched anew stay in force for so long.
+    keys_ttl_hours: PositiveFloat = 72
+    # Webhook requests a second that the tenant may send, in bursts of as many; above it 429.
+    requests_per_second: PositiveFloat = 2_000
+    # What was set aside and can't be verified or confirmed for so long becomes a dead letter.
+    deferred_limit_hours: PositiveFloat = 72
+    # The vendor's limit of REST requests.
+    rest_requests_per_minute: PositiveFloat = 300
+    # A contact's events are looked for on the bus from its start: one may run for so long.
+    longest_contact_hours: PositiveFloat = 24
     agent_state_poll_seconds: PositiveFloat = 15
     # A poll looks so far back before its cursor: the vendor may record a status after it began.
     agent_state_look_back_seconds: Annotated[float, Field(ge=0)] = 120
@@ -43,3 +58,14 @@ class CxoneConnection(BaseModel):
             msg = "signature = 'hmac' needs hmac_secret"
             raise ValueError(msg)
         return self
+
+
+class CxoneOptions(BaseModel):
+    """What holds for all CXone tenants of a process together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # REST times are whole seconds and may differ by one: an event is known if the bus has it within so much.
+    match_seconds: PositiveFloat = 5
+    # Share of the expected events that may be missing before an event is raised.
+    alert_missing_share: Annotated[float, Field(ge=0, le=1)] = 0.02

@@ -6,9 +6,10 @@ import threading
 
 from streaming.service import Service
 from streaming.settings import Settings
-from streaming.vendors.genesys.connection import GenesysConnection
+from streaming.vendors.genesys.connection import GenesysConnection, GenesysOptions
 
 CONNECTION = GenesysConnection
+OPTIONS = GenesysOptions
 
 
 def _ingest(settings: Settings, stop: threading.Event) -> None:
