@@ -118,5 +118,6 @@ def genesys_tenant(tenant_id: str, vendor_url: str) -> str:
     """Settings of the Genesys tenant, as TOML."""
     return (
         f'[[tenants]]\ntenant_id = "{tenant_id}"\nvendor = "genesys"\n[tenants.connection]\n'
-        f'token_url = "{vendor_url}/token"\napi_url = "{vendor_url}"\nstream_url = "{vendor_url}/stream"\nclient_id = "i"\nclient_secret = "s"\n'
+        f'token_url = "{vendor_url}/token"\napi_url = "{vendor_url}"\nstream_url = "{vendor_url}/stream"\n'
+        'client_id = "i"\nclient_secret = "s"\n'
     )

@@ -75,8 +75,8 @@ def path(platform: Platform) -> Iterator[GenesysPath]:
         until(port_file.exists, what="simulator up")
         url = f"http://127.0.0.1:{port_file.read_text().strip()}"
         tenant = platform.add_tenant(
-            "genesys", "north", token_url=f"{url}/login/oauth/token", api_url=url, stream_url=f"{url}/stream", client_id="id",
-            client_secret="s3cret", heartbeat_timeout_seconds=5,
+            "genesys", "north", token_url=f"{url}/login/oauth/token", api_url=url, stream_url=f"{url}/stream",
+            client_id="id", client_secret="s3cret", heartbeat_timeout_seconds=5,
         )  # fmt: skip
         with service("genesys-ingest", platform.config, platform.ports["genesys_ingest"]) as ingest:
             ingest.wait_ready()
