@@ -120,7 +120,7 @@ class TenantStream:
         connection = self._connection
         opened = open_stream(
             self._streams,
-            connection.stream_url,
+            connection.stream_url or "",
             streams=connection.streams,
             token=token,
             cursor=self._read,
