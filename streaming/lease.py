@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.dialects import postgresql, sqlite
 
 from streaming.state import lease
 
@@ -108,20 +109,24 @@ class LeaseKeeper:
             self._changed.set()
 
     def _take(self, rows: dict[str, sa.Row[tuple[str, str, int, int]]], room: int) -> dict[str, int]:
-        """Claim up to ``room`` leases that nobody holds or whose holder was silent for the ttl."""
-        taken: dict[str, int] = {}
+        """Claim up to ``room`` leases that nobody holds or whose holder was silent for the ttl; one transaction."""
         now = time.monotonic()
+        wanted: list[tuple[str, sa.Row[tuple[str, str, int, int]] | None]] = []
         for name in self._names:
-            if len(taken) >= room:
+            if len(wanted) >= room:
                 break
             row = rows.get(name)
-            if row is None:
-                if self._insert(name):
-                    taken[name] = 1
-            elif row.holder != self.holder and self._is_free(row, now) and self._claim(row):
-                taken[name] = row.epoch + 1
+            if row is None or (row.holder != self.holder and self._is_free(row, now)):
+                wanted.append((name, row))
+        if not wanted:
+            return {}
+        taken: dict[str, int] = {}
+        with self._engine.begin() as connection:
+            for name, row in wanted:
+                if self._insert(connection, name) if row is None else self._claim(connection, row):
+                    taken[name] = 1 if row is None else row.epoch + 1
         if taken:
-            log.info("leases taken", leases=sorted(taken))
+            log.info("leases taken", leases=len(taken), first=min(taken))
         return taken
 
     def _is_free(self, row: sa.Row[tuple[str, str, int, int]], now: float) -> bool:
@@ -133,18 +138,12 @@ class LeaseKeeper:
             return False
         return now - seen.since >= self._ttl
 
-    def _insert(self, name: str) -> bool:
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(sa.insert(lease).values(name=name, holder=self.holder, epoch=1, beat=0))
-        except sa.exc.IntegrityError:
-            return False
-        return True
+    def _insert(self, connection: sa.Connection, name: str) -> bool:
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        row = insert(lease).values(name=name, holder=self.holder, epoch=1, beat=0).on_conflict_do_nothing()
+        return connection.execute(row).rowcount == 1
 
-    def _claim(self, row: sa.Row[tuple[str, str, int, int]]) -> bool:
+    def _claim(self, connection: sa.Connection, row: sa.Row[tuple[str, str, int, int]]) -> bool:
         unchanged = (lease.c.name == row.name, lease.c.epoch == row.epoch, lease.c.beat == row.beat)
-        with self._engine.begin() as connection:
-            claimed = connection.execute(
-                sa.update(lease).where(*unchanged).values(holder=self.holder, epoch=row.epoch + 1, beat=0)
-            )
-        return claimed.rowcount == 1
+        claim = sa.update(lease).where(*unchanged).values(holder=self.holder, epoch=row.epoch + 1, beat=0)
+        return connection.execute(claim).rowcount == 1

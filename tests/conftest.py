@@ -30,6 +30,7 @@ class Platform:
         self.config = folder / "ccaas.toml"
         self.suffix = uuid.uuid4().hex[:8]
         self.ports = {name: free_port() for name in ("receiver", "genesys_ingest", "cxone_publisher", "analytics_sink")}
+        self.vendors: dict[str, dict[str, Any]] = {}
         self._tenants: list[str] = []
 
     def add_tenant(self, vendor: str, name: str, partitions: int = 2, **connection: Any) -> str:
@@ -45,6 +46,10 @@ class Platform:
 
     def _write(self) -> None:
         ports = self.ports
+        options = "".join(
+            f"[vendors.{vendor}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+            for vendor, values in self.vendors.items()
+        )
         self.config.write_text(
             f'data_dir = "{self.folder}"\n'
             f'[kafka]\nbootstrap_servers = "{self.stack.bootstrap_servers}"\n'
@@ -56,7 +61,7 @@ class Platform:
             f'group = "sink-{self.suffix}"\ntopics = "^ccaaus\\\\.events\\\\..*-{self.suffix}$"\n'
             "[state]\nlease_ttl_seconds = 2\n"
             f"[health]\ngenesys_ingest = {ports['genesys_ingest']}\ncxone_publisher = {ports['cxone_publisher']}\n"
-            f"analytics_sink = {ports['analytics_sink']}\n" + "\n".join(self._tenants),
+            f"analytics_sink = {ports['analytics_sink']}\n" + options + "\n".join(self._tenants),
             encoding="utf-8",
         )
 

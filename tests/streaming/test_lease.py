@@ -77,12 +77,12 @@ def test_members_get_different_slots_and_one_too_many_stands_by(engine: sa.Engin
 def test_a_cursor_is_written_only_under_the_current_epoch(engine: sa.Engine) -> None:
     holder = keeper(engine, "a")
     until(lambda: holder.epoch("a") == 1)
-    cursors = CursorStore(engine, "genesys", "sse")
-    assert cursors.read("t") is None
-    assert cursors.write([CursorMove("t", "5", "a", 1)]) == set()
-    assert cursors.write([CursorMove("t", "6", "a", 1)]) == set()
+    cursors = CursorStore(engine, "genesys")
+    assert cursors.read("t", "sse") is None
+    assert cursors.write([CursorMove("t", "sse", "5", "a", 1)]) == set()
+    assert cursors.write([CursorMove("t", "sse", "6", "a", 1)]) == set()
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE lease SET epoch = 2, holder = 'other' WHERE name = 'a'"))
-    assert cursors.write([CursorMove("t", "7", "a", 1)]) == {"t"}
-    assert cursors.read("t") == "6"
+    assert cursors.write([CursorMove("t", "sse", "7", "a", 1)]) == {"t"}
+    assert cursors.read("t", "sse") == "6"
     holder.close()

@@ -64,7 +64,7 @@ class AgentStatePoller:
         self._engine = engine = open_state(settings.state_url)
         names = [lease_name(tenant) for tenant in self._tenants]
         self._keeper = LeaseKeeper(engine, names, ttl=settings.state.lease_ttl_seconds)
-        self._cursors = CursorStore(engine, VENDOR, STREAM)
+        self._cursors = CursorStore(engine, VENDOR)
         # What the look-back reads again is not published again.
         self._recent: dict[str, LRUCache[str | int, bool]] = {
             tenant.tenant_id: LRUCache(_REMEMBERED) for tenant in self._tenants
@@ -125,7 +125,7 @@ class AgentStatePoller:
     async def _poll(
         self, http: httpx.AsyncClient, tokens: TokenSource, tenant: Tenant, connection: CxoneConnection, epoch: int
     ) -> None:
-        cursor = await asyncio.to_thread(self._cursors.read, tenant.tenant_id)
+        cursor = await asyncio.to_thread(self._cursors.read, tenant.tenant_id, STREAM)
         until: str | None = None
         waiting = [0]
         async for page in self._pages(
@@ -148,7 +148,7 @@ class AgentStatePoller:
             msg = f"Kafka has not acknowledged {waiting[0]} agent states ({refusal}); they are polled again"
             raise ServiceUnavailableError(msg)
         if until is not None and until != cursor:
-            move = CursorMove(tenant.tenant_id, until, lease_name(tenant), epoch)
+            move = CursorMove(tenant.tenant_id, STREAM, until, lease_name(tenant), epoch)
             await asyncio.to_thread(self._cursors.write, [move])
 
     async def _pages(

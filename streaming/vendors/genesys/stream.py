@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import NamedTuple
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 from httpx_sse import EventSource
 
 from streaming.errors import CcaasError
+from streaming.oauth import TokenSource
+from streaming.rest import retry_after
+from streaming.vendors.genesys.connection import GenesysConnection
+from streaming.vendors.genesys.transport import Frame
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """Larger events are dead letters."""
@@ -21,7 +24,7 @@ _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class StreamRefusedError(CcaasError):
-    """The vendor did not open the stream.
+    """The vendor did not open the stream; 403: the client lacks the scope ``streaming:read``.
 
     Attributes:
         status: HTTP status.
@@ -34,11 +37,46 @@ class StreamRefusedError(CcaasError):
         self.retry_after = retry_after
 
 
-class Frame(NamedTuple):
-    """One event of the stream."""
+class SseTransport:
+    """A tenant's server-sent stream.
 
-    cursor: str
-    data: bytes
+    Args:
+        http: Client of the stream pool.
+        tokens: The tenant's.
+        connection: Its endpoints.
+    """
+
+    name = "sse"
+    resumes = True
+
+    def __init__(self, http: httpx.AsyncClient, tokens: TokenSource, connection: GenesysConnection) -> None:
+        assert connection.stream_url is not None  # GenesysConnection checks it  # noqa: S101
+        self._http = http
+        self._tokens = tokens
+        self._url = connection.stream_url
+        self._connection = connection
+
+    @asynccontextmanager
+    async def open(self, cursor: str | None) -> AsyncIterator[AsyncIterator[Frame]]:
+        """See :class:`~streaming.vendors.genesys.transport.Transport`."""
+        token = await self._tokens.token()
+        async with AsyncExitStack() as exits:
+            try:
+                frames = await exits.enter_async_context(
+                    open_stream(
+                        self._http,
+                        self._url,
+                        streams=self._connection.streams,
+                        token=token,
+                        cursor=cursor,
+                        idle_timeout=self._connection.heartbeat_timeout_seconds,
+                    )
+                )
+            except StreamRefusedError as refusal:
+                if refusal.status == httpx.codes.UNAUTHORIZED:
+                    self._tokens.refuse(token)
+                raise
+            yield frames
 
 
 @asynccontextmanager
@@ -74,7 +112,7 @@ async def open_stream(
     ) as response:
         if response.status_code != httpx.codes.OK:
             detail = (await response.aread())[:200].decode(errors="replace")
-            raise StreamRefusedError(response.status_code, detail, _retry_after(response))
+            raise StreamRefusedError(response.status_code, detail, retry_after(response))
         yield _frames(response, cursor or "")
 
 
@@ -104,10 +142,3 @@ class _Latin1:
                 kept = b"\n\n" + chunk[ends[0] :]  # what came of the frame is a frame too, and too large
             pending = len(chunk) - ends[-1] if ends else pending + len(chunk)
             yield kept.decode("latin-1")
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    try:
-        return max(0.0, float(response.headers["Retry-After"]))
-    except (KeyError, ValueError):
-        return None

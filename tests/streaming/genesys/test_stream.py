@@ -9,7 +9,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from streaming.vendors.genesys.stream import Frame, StreamRefusedError, open_stream
+from streaming.vendors.genesys.stream import StreamRefusedError, open_stream
+from streaming.vendors.genesys.transport import Frame
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 MIB = 1024 * 1024
