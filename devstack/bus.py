@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from schemas.canonical import RECOVERED_KEY
 from schemas.codec import Decoder
 from streaming.errors import ServiceUnavailableError
 from streaming.settings import KafkaSettings
@@ -22,6 +23,7 @@ class TopicContent(NamedTuple):
     ids: set[str]
     records: int
     by_type: Counter[str]  # distinct events
+    by_way: Counter[str]  # distinct events: pushed by the vendor, or how they were recovered
 
     @property
     def duplicates(self) -> int:
@@ -61,6 +63,7 @@ class Bus:
         wanted = sum(high - low for low, high in ends.values())
         ids: set[str] = set()
         by_type: Counter[str] = Counter()
+        by_way: Counter[str] = Counter()
         read = 0
         deadline = time.monotonic() + _READ_DEADLINE_S
         while read < wanted:
@@ -68,13 +71,14 @@ class Bus:
                 event = decoder.decode(message.value())
                 if event["event_id"] not in ids:
                     by_type[event["event_type"]] += 1
+                    by_way[event["metadata"].get(RECOVERED_KEY, "pushed")] += 1
                     ids.add(event["event_id"])
                 read += 1
             if time.monotonic() > deadline:
                 msg = f"{topic}: {read} of {wanted} records read in {_READ_DEADLINE_S:.0f} s"
                 raise ServiceUnavailableError(msg)
         self._consumer.unassign()
-        return TopicContent(ids, read, by_type)
+        return TopicContent(ids, read, by_type, by_way)
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -29,7 +29,8 @@ class VendorCounts:
         in_events: in the warehouse's ``events``.
         rows_in_events: rows there.
         dead_letters: records on the dead-letter topic.
-        recovered: published by reconciliation.
+        by_way: those on the bus by the way they came: pushed, or polled, reconciled, backfilled, deferred.
+        by_type: of each event type how many the trace must become, were sent, are on the bus and in ``events``.
     """
 
     vendor: str
@@ -42,21 +43,24 @@ class VendorCounts:
     in_events: int
     rows_in_events: int
     dead_letters: int
-    recovered: int = 0
+    by_way: dict[str, int] = field(default_factory=dict)
     by_type: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
+    def recovered(self) -> int:
+        """Events that did not come by the vendor's push."""
+        return sum(count for way, count in self.by_way.items() if way != "pushed")
+
+    @property
     def adds_up(self) -> bool:
-        """Whether everything sent arrived everywhere, once."""
+        """Whether everything that happened arrived everywhere, once."""
         return not self.complaints()
 
     def complaints(self) -> list[str]:
         """What does not add up, for a person."""
         said = []
-        if self.sent != self.expected:
-            said.append(f"sent {self.sent} of {self.expected} events of the trace")
-        if self.on_bus != self.sent:
-            said.append(f"{self.sent} sent, but {self.on_bus} on the bus")
+        if self.on_bus != self.expected:
+            said.append(f"{self.expected} events in the trace, {self.sent} sent, but {self.on_bus} on the bus")
         if self.in_events != self.on_bus:
             said.append(f"{self.on_bus} on the bus, but {self.in_events} in events")
         if self.rows_in_events != self.in_events:
@@ -64,9 +68,9 @@ class VendorCounts:
         if self.dead_letters:
             said.append(f"{self.dead_letters} dead letters")
         said += [
-            f"{kind}: {count['sent']} sent, {count['in_events']} in events"
+            f"{kind}: {count['expected']} in the trace, {count['in_events']} in events"
             for kind, count in sorted(self.by_type.items())
-            if count["sent"] != count["in_events"]
+            if count["expected"] != count["in_events"]
         ]
         return said
 
@@ -103,7 +107,8 @@ class Report:
                     "in_events": item.in_events,
                     "rows_in_events": item.rows_in_events,
                     "dead_letters": item.dead_letters,
-                    "recovered_by_reconciliation": item.recovered,
+                    "by_way": item.by_way,
+                    "recovered_by_reconciliation": item.by_way.get("reconciled", 0),
                     "by_type": item.by_type,
                 }
                 for item in self.vendors
@@ -147,7 +152,7 @@ def _count(  # noqa: PLR0917
         .group_by(events.c.event_type)
     )
     rows = {kind: (int(rows), int(ids)) for kind, rows, ids in connection.execute(query)}
-    kinds = sorted(set(status["sent"]) | set(content.by_type) | set(rows))
+    kinds = sorted(set(status["expected"]) | set(content.by_type) | set(rows))
     return VendorCounts(
         vendor=vendor.name,
         tenant_id=vendor.tenant_id,
@@ -159,8 +164,10 @@ def _count(  # noqa: PLR0917
         in_events=sum(ids for _, ids in rows.values()),
         rows_in_events=sum(count for count, _ in rows.values()),
         dead_letters=bus.count(tenant.dlq_topic),
+        by_way=dict(content.by_way),
         by_type={
             kind: {
+                "expected": status["expected"].get(kind, 0),
                 "sent": status["sent"].get(kind, 0),
                 "on_bus": content.by_type[kind],
                 "in_events": rows.get(kind, (0, 0))[1],

@@ -92,7 +92,7 @@ def summary_table(report: Report) -> Table:
         ("duplicates on the bus", "duplicates_on_bus"),
         ("in events", "in_events"),
         ("dead letters", "dead_letters"),
-        ("recovered by reconciliation", "recovered"),
+        ("recovered by REST", "recovered"),
     )
     for label, name in rows:
         table.add_row(label, *(f"{getattr(vendor, name):,}" for vendor in report.vendors))

@@ -91,6 +91,7 @@ class CallReplay:
         suffix: Appended to the tenants' names and the sink's group, for several replays on one broker.
         clients: Further client properties of Kafka and of the registry, for a cluster that exists.
         replication_factor: Of the topics.
+        genesys_options: Of ``[vendors.genesys]``: waits of wall time that suit the replay's speed.
 
     Raises:
         ConfigurationError: the trace is no trace.
@@ -108,6 +109,7 @@ class CallReplay:
         suffix: str = "",
         clients: tuple[Mapping[str, SecretStr], Mapping[str, SecretStr]] = ({}, {}),
         replication_factor: int = 1,
+        genesys_options: Mapping[str, float] | None = None,
     ) -> None:
         self.stack = stack
         self.folder = folder.absolute()
@@ -126,6 +128,7 @@ class CallReplay:
         self._suffix = suffix
         self._clients = clients
         self._replication_factor = replication_factor
+        self._genesys_options = genesys_options or {}
         self._secret = secrets.token_hex(16)
 
     @property
@@ -226,6 +229,7 @@ class CallReplay:
 
     def _toml(self) -> str:
         genesys, cxone, ports = self.urls["genesys"], self.urls["cxone"], self.ports
+        options = "\n".join(f"{key} = {value}" for key, value in self._genesys_options.items())
         return f"""# Written for a replay; the settings of a real installation are in docs/configuration.md.
 data_dir = {_text(str(self.folder / "data"))}
 
@@ -259,6 +263,8 @@ genesys_ingest = {ports.genesys_ingest}
 cxone_publisher = {ports.cxone_publisher}
 analytics_sink = {ports.analytics_sink}
 
+[vendors.genesys]
+{options}
 [[tenants]]
 tenant_id = "{self.vendors[0].tenant_id}"
 vendor = "genesys"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 
@@ -19,6 +20,9 @@ MAX_RECORD_BYTES = 16 * 1024 * 1024
 """Events may have 8 MiB on a stream and grow a little in the envelope; dead-letter topics take 16 MiB."""
 
 _TIMEOUT_S = 30.0
+# KRaft takes 10,000 metadata records at a time; a topic has one, one for each partition and one for each property.
+_BATCH = 500
+_LED_POLL_S = 0.2
 # Too few brokers are up for the replication factor: they may come.
 _TRANSIENT = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError.INVALID_REPLICATION_FACTOR}
 
@@ -47,9 +51,11 @@ def ensure_topics(settings: KafkaSettings, tenants: Iterable[Tenant]) -> None:
         msg = f"Kafka at {settings.bootstrap_servers} does not answer: {error.args[0].str()}"
         raise ServiceUnavailableError(msg) from None
     missing = [topic for name, topic in wanted.items() if name not in existing]
-    if missing:
-        created = admin.create_topics(missing, request_timeout=_TIMEOUT_S)
+    for first in range(0, len(missing), _BATCH):
+        created = admin.create_topics(missing[first : first + _BATCH], request_timeout=_TIMEOUT_S)
         _settle(created, KafkaError.TOPIC_ALREADY_EXISTS, "created")
+    if missing:
+        _wait_until_led(admin, [topic.topic for topic in missing])
     grown = [
         NewPartitions(name, topic.num_partitions)
         for name, topic in wanted.items()
@@ -58,6 +64,27 @@ def ensure_topics(settings: KafkaSettings, tenants: Iterable[Tenant]) -> None:
     if grown:
         # Keys move between partitions; consumers do not rely on an order across them (docs/architecture.md).
         _settle(admin.create_partitions(grown, request_timeout=_TIMEOUT_S), KafkaError.INVALID_PARTITIONS, "enlarged")
+
+
+def _wait_until_led(admin: AdminClient, names: list[str]) -> None:
+    """The controller has the topics at once, the brokers a moment later: a record that comes between is refused."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            found = admin.list_topics(timeout=_TIMEOUT_S).topics
+        except KafkaException as error:
+            msg = f"Kafka does not answer: {error.args[0].str()}"
+            raise ServiceUnavailableError(msg) from None
+        if all(
+            name in found
+            and found[name].partitions
+            and all(partition.leader >= 0 for partition in found[name].partitions.values())
+            for name in names
+        ):
+            return
+        time.sleep(_LED_POLL_S)
+    msg = f"topics have no leader after {_TIMEOUT_S:.0f} s, among them one of {names[0]} to {names[-1]}"
+    raise ServiceUnavailableError(msg)
 
 
 def _settle(futures: dict[str, Future[None]], harmless: int, done: str) -> None:
@@ -74,4 +101,5 @@ def _settle(futures: dict[str, Future[None]], harmless: int, done: str) -> None:
                 msg = f"topic {name}: {error.args[0].str()}; mend the tenant's partitions or kafka.replication_factor"
                 raise ConfigurationError(msg) from None
         else:
-            log.info("topic settled", topic=name, done=done)
+            log.debug("topic settled", topic=name, done=done)
+    log.info("topics settled", topics=len(futures), done=done)

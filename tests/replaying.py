@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from devstack.bus import Bus
 from devstack.demo_report import Report, collect
 from devstack.replay import CallReplay
+from devstack.simulators.trace import read_trace
 from devstack.stack import LocalStack
 from tests.processes import ServiceProcess, service, until
 from warehouse.engine import Warehouse, publish_read_copy, reader, writer
@@ -51,11 +52,11 @@ class Replaying:
         until(on_bus, seconds, "everything is on the bus")
         bus.close()
 
-    def load(self) -> Report:
-        """Load all tables from what has landed, until it is as much as is on the bus."""
+    def load(self, *, of: str = "sent") -> Report:
+        """Load all tables from what has landed, until it is as much as was ``sent``, or ``expected`` of the trace."""
         settings = self.replay.settings()
 
-        expected = sum(sum(self.replay.status(vendor.name)["sent"].values()) for vendor in self.replay.vendors)
+        expected = sum(sum(self.replay.status(vendor.name)[of].values()) for vendor in self.replay.vendors)
 
         def loaded() -> bool:
             with open_warehouse(settings) as warehouse:
@@ -69,6 +70,15 @@ class Replaying:
             load_wfm_intervals(warehouse, self.window(), run_id="test")
             load_conversations(warehouse, run_id="test")
         return collect(self.replay, seconds=0)
+
+    def speed_for(self, seconds: float) -> float:
+        """Speed at which the trace, from 00:00 of its first date, takes so long."""
+        last_ms = max(
+            call.ended_ms
+            for vendor in self.replay.vendors
+            for call in read_trace(self.replay.trace, ivr=vendor.ivr, shift_days=self.replay.shift_days)
+        )
+        return (last_ms / 1000 - self.replay.start.timestamp()) / seconds
 
     def window(self) -> Window:
         """From 00:00 of the first date to the midnight after the last event."""
