@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := .uv/bin/uv
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo test lint truth proofs bench clean
+.PHONY: help install demo test lint truth trouble proofs bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ lint: install ## Style and types
 
 truth: install ## Slow proof: a whole month of calls (TRACE=file) equals an independent computation, in every cell
 	$(RUN) pytest -m slow tests/truth $(ARGS)
+
+trouble: install ## Slow proof: a day of floods, lost webhooks, rotated keys and refused streams ends in the same tables
+	$(RUN) pytest -m slow tests/truth/test_disturbed.py $(ARGS)
 
 proofs: install ## All slow proofs: the month and the watchdogs
 	$(RUN) pytest -m slow $(ARGS)

@@ -1,6 +1,7 @@
 """The load generator: signed webhooks over keep-alive connections, each with one request at a time.
 
-A process of its own: ``python -m bench.load PORT SECONDS WARM_UP CONNECTIONS ROUND`` prints its result as JSON.
+A process of its own: ``python -m bench.load PORT SECONDS WARM_UP CONNECTIONS ROUND [KEY]`` prints its result as JSON.
+With a private key (PEM file) requests are signed with RS256, else with HMAC; all of them before the first is sent.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import orjson
@@ -17,11 +19,13 @@ import uvloop
 
 from bench.harness import percentile
 from bench.messages import cxone_call, webhook_request
+from bench.signing import read_key
 from bench.wire import Connection
 
-# Different bodies: no cache on the way may profit from seeing one again and again.
+# 512 different bodies: no cache on the way may profit from seeing one again and again.
 _CALLS = 128
 TENANT = "bench-ack"
+JWS_TENANT = "bench-ack-jws"
 _EXPECTED = b'{"status":"accepted"}'
 _DRAIN_SECONDS = 10.0
 
@@ -86,9 +90,13 @@ class _Load:
             self._done.set_exception(RuntimeError(why))
 
 
-async def _main(port: int, seconds: float, warm_up: float, connections: int, round_number: int) -> LoadResult:
+async def _main(
+    port: int, seconds: float, warm_up: float, connections: int, round_number: int, key_file: Path | None
+) -> LoadResult:
     first = round_number * _CALLS
-    requests = [webhook_request(TENANT, message) for number in range(_CALLS) for message in cxone_call(first + number)]
+    key, tenant = (read_key(key_file), JWS_TENANT) if key_file else (None, TENANT)
+    messages = [message for number in range(_CALLS) for message in cxone_call(first + number)]
+    requests = [webhook_request(tenant, message, key) for message in messages]
     load = _Load(requests, warm_up, seconds)
     await load.run(port, connections)
     ordered = sorted(load.latencies)
@@ -96,7 +104,9 @@ async def _main(port: int, seconds: float, warm_up: float, connections: int, rou
     return LoadResult(len(ordered) / seconds, p50, p99, load.total)
 
 
-def run_load(port: int, *, seconds: float, warm_up: float, connections: int, round_number: int) -> LoadResult:
+def run_load(
+    port: int, *, seconds: float, warm_up: float, connections: int, round_number: int, key_file: Path | None = None
+) -> LoadResult:
     """Run the generator as a process of its own.
 
     Args:
@@ -105,11 +115,14 @@ def run_load(port: int, *, seconds: float, warm_up: float, connections: int, rou
         warm_up: seconds before it.
         connections: each has one request outstanding at any time.
         round_number: decides the conversations, so that every round's events are new.
+        key_file: private key of the RS256 scheme; without one the HMAC scheme.
 
     Raises:
         RuntimeError: it failed, e.g. an answer was not 200 accepted.
     """
     arguments = [str(value) for value in (port, seconds, warm_up, connections, round_number)]
+    if key_file:
+        arguments.append(str(key_file))
     ran = subprocess.run(
         [sys.executable, "-m", "bench.load", *arguments],
         capture_output=True,
@@ -125,5 +138,6 @@ def run_load(port: int, *, seconds: float, warm_up: float, connections: int, rou
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    result = uvloop.run(_main(int(given[0]), float(given[1]), float(given[2]), int(given[3]), int(given[4])))
+    file = Path(given[5]) if len(given) > 5 else None
+    result = uvloop.run(_main(int(given[0]), float(given[1]), float(given[2]), int(given[3]), int(given[4]), file))
     sys.stdout.write(orjson.dumps(list(result)).decode())

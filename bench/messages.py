@@ -9,6 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from bench.signing import detached_signature
 
 SECRET = "bench-hmac"
 BEARER = "bench-bearer"
@@ -93,24 +96,36 @@ def cxone_call(number: int) -> list[dict[str, Any]]:
     ]
 
 
-def webhook_request(tenant_id: str, message: dict[str, Any]) -> bytes:
-    """A whole HTTP request with a webhook's body, signed now with the HMAC scheme."""
-    body, timestamp = orjson.dumps(message), str(int(time.time()))
-    digest = hmac.new(SECRET.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+def webhook_request(tenant_id: str, message: dict[str, Any], key: RSAPrivateKey | None = None) -> bytes:
+    """A whole HTTP request with a webhook's body, signed now: with RS256 if a key is given, else with HMAC."""
+    body = orjson.dumps(message)
+    if key is not None:
+        signed = f"X-CXone-Signature: {detached_signature(key, body)}\r\n"
+    else:
+        timestamp = str(int(time.time()))
+        digest = hmac.new(SECRET.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+        signed = f"X-CXone-Timestamp: {timestamp}\r\nX-CXone-Signature: sha256={digest}\r\n"
     head = (
         f"POST /cxone/webhook/{tenant_id} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {BEARER}\r\nX-CXone-Timestamp: {timestamp}\r\nX-CXone-Signature: sha256={digest}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Authorization: Bearer {BEARER}\r\n{signed}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-def cxone_tenant(tenant_id: str, vendor_url: str) -> str:
-    """Settings of the CXone tenant, as TOML; the vendor answers token and agent-state requests at ``vendor_url``."""
+def cxone_tenant(tenant_id: str, vendor_url: str, jwks_url: str | None = None) -> str:
+    """Settings of a CXone tenant, as TOML; the vendor answers token and agent-state requests at ``vendor_url``.
+
+    Its webhooks are signed with RS256 if there is a ``jwks_url``, else with HMAC. No benchmark measures its rate limit.
+    """
+    scheme = (
+        f'signature = "jws"\njwks_url = "{jwks_url}"\n'
+        if jwks_url
+        else f'signature = "hmac"\nhmac_secret = "{SECRET}"\n'
+    )
     return (
         f'[[tenants]]\ntenant_id = "{tenant_id}"\nvendor = "cxone"\n[tenants.connection]\n'
         f'token_url = "{vendor_url}/token"\napi_url = "{vendor_url}"\nclient_id = "i"\nclient_secret = "s"\n'
-        f'webhook_tokens = ["{BEARER}"]\nsignature = "hmac"\nhmac_secret = "{SECRET}"\n'
+        f'webhook_tokens = ["{BEARER}"]\nrequests_per_second = 1000000\n{scheme}'
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from streaming.errors import CcaasError
@@ -18,7 +19,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 config_app = typer.Typer(no_args_is_help=True, help="Settings.")
 schema_app = typer.Typer(no_args_is_help=True, help="The canonical event's schema.")
 topics_app = typer.Typer(no_args_is_help=True, help="Kafka topics of the tenants.")
+cxone_app = typer.Typer(no_args_is_help=True, help="NICE CXone.")
 app.add_typer(config_app, name="config")
+app.add_typer(cxone_app, name="cxone")
 app.add_typer(schema_app, name="schema")
 app.add_typer(topics_app, name="topics")
 
@@ -99,6 +102,30 @@ def topics_ensure() -> None:
     settings = _settings()
     ensure_topics(settings.kafka, settings.tenants)
     console.print(f"{2 * len(settings.tenants)} topics are there")
+
+
+@cxone_app.command("register")
+def cxone_register(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant; default is all of CXone's.")] = None,
+) -> None:
+    """Create or update the webhook registrations, with each tenant's first token.
+
+    To rotate a token: put the new one first in webhook_tokens, the old one second; restart the receivers; run this;
+    when the vendor's retries of older requests are over, remove the old one and restart the receivers.
+    """
+    from streaming.vendors.cxone.access import cxone_tenants  # noqa: PLC0415
+    from streaming.vendors.cxone.registration import Outcome, register_webhooks  # noqa: PLC0415
+
+    done = register_webhooks(cxone_tenants(_settings(), tenant))
+    table = Table("tenant", "url", "registration", "tokens accepted", "to do", title="Webhooks")
+    for item in done:
+        colour = "red" if item.outcome is Outcome.FAILED or item.twins else "green"
+        table.add_row(
+            item.tenant_id, item.url, f"[{colour}]{item.outcome}[/]", str(item.tokens), escape(item.advice or "nothing")
+        )
+    console.print(table)
+    if any(item.error is not None or item.twins for item in done):
+        raise typer.Exit(2)
 
 
 @app.command()

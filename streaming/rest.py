@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from math import inf
 from typing import Any
 
 import httpx
@@ -49,7 +50,7 @@ class RestClient:
     Args:
         http: Pool for token and REST calls (streams hold another one).
         tokens: The tenant's.
-        requests_per_minute: The vendor's limit; a tenth of it may come at once.
+        requests_per_minute: The vendor's limit; a tenth of it may be used at once.
         attempts: Of one call.
         backoff: Wait before the second attempt, s; doubled each time.
     """
@@ -65,10 +66,7 @@ class RestClient:
     ) -> None:
         self._http = http
         self._tokens = tokens
-        # A burst of at most a tenth of a minute's requests: no minute sees more than 1.1 times the limit; so much less
-        # is let through.
-        burst = max(1.0, requests_per_minute / 11)
-        self._limiter = AsyncLimiter(burst, 60 * burst / (requests_per_minute - burst or 1.0))
+        self._limiter = limiter_within(requests_per_minute, 60)
         self._attempts = attempts
         self._backoff = backoff
 
@@ -127,12 +125,29 @@ class RestClient:
         return random.uniform(longest / 2, longest)
 
 
+def limiter_within(most: float, seconds: float) -> AsyncLimiter:
+    """A limiter that lets through at most ``most`` in *any* span of so many seconds.
+
+    A leaky bucket lets its capacity through at once and its rate beyond that. Here a tenth of the bound is capacity and
+    the rest rate: without any capacity a late timer would cost throughput, with more the rate would be low.
+    """
+    burst = max(1.0, most / 10)
+    rate = max(most - burst, most / 2) / seconds
+    return AsyncLimiter(burst, burst / rate)
+
+
 def retry_after(response: httpx.Response) -> float | None:
-    """Seconds that the answer asks to wait, None if it does not say; its other form, a date, is not honoured."""
+    """Seconds that the answer asks to wait, None if it does not say."""
+    return parse_retry_after(response.headers.get("Retry-After"))
+
+
+def parse_retry_after(text: str | None) -> float | None:
+    """Seconds of a ``Retry-After``; its other form, a date, is not honoured."""
     try:
-        return max(0.0, float(response.headers["Retry-After"]))
-    except (KeyError, ValueError):
+        seconds = float(text or "")
+    except ValueError:
         return None
+    return seconds if 0 <= seconds < inf else None
 
 
 def _checked(answer: httpx.Response, url: str, scope: str) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""The state database: leases and stream cursors. SQLite by default, PostgreSQL by URL."""
+"""The state database: leases, stream cursors and the vendors' public keys. SQLite by default, PostgreSQL by URL."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ stream_cursor = sa.Table(
     sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
 )
 
+signing_key = sa.Table(
+    "signing_key",
+    metadata,
+    sa.Column("vendor", sa.String(100), primary_key=True),
+    sa.Column("tenant_id", sa.String(100), primary_key=True),
+    sa.Column("kid", sa.String(300), primary_key=True),
+    # Public part, RFC 7517.
+    sa.Column("jwk", sa.Text, nullable=False),
+    # Epoch s of the fetch; the same for all of a tenant's keys.
+    sa.Column("fetched_at", sa.Double, nullable=False),
+)
+
+
+_POSTGRESQL_TIMEOUTS = {
+    "connect_timeout": 10,
+    "options": "-c statement_timeout=15000",
+    "tcp_user_timeout": 15_000,
+}
+
 
 def open_state(url: str) -> sa.Engine:
     """An engine on the state database, its tables made if they are not there.
@@ -58,7 +77,10 @@ def open_state(url: str) -> sa.Engine:
         engine = sa.create_engine(parsed, connect_args={"timeout": 15})
         sa.event.listen(engine, "connect", _sqlite_pragmas)
     elif parsed.get_backend_name() == "postgresql":
-        engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        # A database that hangs is one that does not answer: nobody waits for it without end.
+        engine = sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args=_POSTGRESQL_TIMEOUTS
+        )
     else:
         msg = f"state.url: {parsed.get_backend_name()} is not supported; give sqlite:///… or postgresql://…"
         raise ConfigurationError(msg)
@@ -86,29 +108,36 @@ class CursorMove(NamedTuple):
     """A cursor to store, and the lease that entitles to it."""
 
     tenant_id: str
+    stream: str
     cursor: str
     lease_name: str
     epoch: int
 
 
 class CursorStore:
-    """Where each stream stands, written only under the lease that entitles to it.
+    """Where each of a vendor's streams stands, written only under the lease that entitles to it.
 
     Args:
         engine: State database.
-        stream: Name of the kind of stream, e.g. ``sse``.
+        vendor: Whose streams.
     """
 
-    def __init__(self, engine: sa.Engine, vendor: str, stream: str) -> None:
+    def __init__(self, engine: sa.Engine, vendor: str) -> None:
         self._engine = engine
         self._vendor = vendor
-        self._stream = stream
 
-    def read(self, tenant_id: str) -> str | None:
-        """The stored cursor, None before the first."""
-        query = sa.select(stream_cursor.c.cursor).where(*self._key(tenant_id))
+    def read(self, tenant_id: str, stream: str) -> str | None:
+        """The stored cursor of a tenant's kind of stream (``sse``, …), None before the first."""
+        return self.read_all([tenant_id]).get((tenant_id, stream))
+
+    def read_all(self, tenant_ids: Iterable[str]) -> dict[tuple[str, str], str]:
+        """All stored cursors of some tenants, by tenant and kind of stream."""
+        c = stream_cursor.c
+        query = sa.select(c.tenant_id, c.stream, c.cursor).where(
+            c.vendor == self._vendor, c.tenant_id.in_(list(tenant_ids))
+        )
         with self._engine.connect() as connection:
-            return connection.execute(query).scalar_one_or_none()
+            return {(row.tenant_id, row.stream): row.cursor for row in connection.execute(query)}
 
     def write(self, moves: Iterable[CursorMove]) -> set[str]:
         """Store cursors, each only if its lease is still held under its epoch; all in one transaction.
@@ -117,32 +146,26 @@ class CursorStore:
             Tenants whose lease is no longer held; nothing was written for them.
         """
         now = datetime.now(UTC)
+        by_lease: dict[tuple[str, int], list[CursorMove]] = {}
+        for move in moves:
+            by_lease.setdefault((move.lease_name, move.epoch), []).append(move)
         fenced: set[str] = set()
         with self._engine.begin() as connection:
-            for move in moves:
+            for (name, epoch), owned in by_lease.items():
                 # Locks the lease's row, so that nobody takes it over between this check and the write.
-                entitled = (lease.c.name == move.lease_name, lease.c.epoch == move.epoch)
+                entitled = (lease.c.name == name, lease.c.epoch == epoch)
                 held = connection.execute(sa.update(lease).where(*entitled).values(beat=lease.c.beat))
                 if held.rowcount != 1:
-                    fenced.add(move.tenant_id)
+                    fenced.update(move.tenant_id for move in owned)
                     continue
-                moved = (
-                    sa.update(stream_cursor)
-                    .where(*self._key(move.tenant_id))
-                    .values(cursor=move.cursor, updated_at=now)
-                )
-                if connection.execute(moved).rowcount == 0:
-                    connection.execute(
-                        sa.insert(stream_cursor).values(
-                            vendor=self._vendor,
-                            tenant_id=move.tenant_id,
-                            stream=self._stream,
-                            cursor=move.cursor,
-                            updated_at=now,
-                        )
-                    )
+                for move in owned:
+                    self._store(connection, move, now)
         return fenced
 
-    def _key(self, tenant_id: str) -> tuple[sa.ColumnElement[bool], ...]:
+    def _store(self, connection: sa.Connection, move: CursorMove, now: datetime) -> None:
         c = stream_cursor.c
-        return (c.vendor == self._vendor, c.tenant_id == tenant_id, c.stream == self._stream)
+        key = (c.vendor == self._vendor, c.tenant_id == move.tenant_id, c.stream == move.stream)
+        moved = sa.update(stream_cursor).where(*key).values(cursor=move.cursor, updated_at=now)
+        if connection.execute(moved).rowcount == 0:
+            values = {"vendor": self._vendor, "tenant_id": move.tenant_id, "stream": move.stream}
+            connection.execute(sa.insert(stream_cursor).values(**values, cursor=move.cursor, updated_at=now))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from warehouse import landing, quality, scratch, tables
+from warehouse import landing, quality, scratch, tables, twins
 from warehouse.engine import Warehouse, writer
 from warehouse.errors import QualityError, StagingError
 from warehouse.landing import BrokenFileError, LandingFile
@@ -29,7 +29,8 @@ def load_events(warehouse: Warehouse, *, run_id: str, batch_rows: int = BATCH_RO
     """Load the landing files that are not loaded yet. Again, or twice at once, changes nothing.
 
     Of two rows with one ``event_id`` the one that was loaded first stays; within a batch the lowest topic, partition
-    and offset. The bus keys by ``event_id``, so both lie on one partition and the first published stays.
+    and offset. The bus keys by ``event_id``, so both lie on one partition and the first published stays. A reconciled
+    event gives way to a pushed one of the same occurrence, whichever came first: see :mod:`warehouse.twins`.
 
     Args:
         warehouse: the warehouse, migrated.
@@ -60,7 +61,7 @@ def load_events(warehouse: Warehouse, *, run_id: str, batch_rows: int = BATCH_RO
         rows=rows,
         load_ids=tuple(load_ids),
         files=taken,
-        repeats=read - rows,
+        repeats=max(read - rows, 0),  # a reconciled row may come back without being read
         quarantined=tuple(quarantined),
     )
 
@@ -98,7 +99,7 @@ def load_events_window(
         load_ids=tuple(load_ids),
         window=window,
         files=taken,
-        repeats=read - rows,
+        repeats=max(read - rows, 0),  # a reconciled row may come back without being read
         quarantined=tuple(quarantined),
     )
 
@@ -106,7 +107,8 @@ def load_events_window(
 def _insert(
     connection: sa.Connection, run: LoadRun, window: Window | None = None, known_from: int | None = None
 ) -> None:
-    """Staged rows → events, one an id."""
+    """Staged rows → events, one an id, and one of each pair of twins."""
+    twins.take_reconciled(connection, run.load_id)
     execute(connection, "events", "drop_repeats")
     if window:
         # What an earlier batch of this very load has put there is not replaced by a repeat from a later file.
@@ -114,7 +116,9 @@ def _insert(
         execute(
             connection, "events", "delete_window", start_ms=window.start_ms, end_ms=window.end_ms, before_load=before
         )
+    twins.give_way(connection)
     execute(connection, "events", "insert", load_id=run.load_id)
+    twins.decide(connection, run.load_id)
     events = tables.events.c
     query = sa.select(sa.func.count()).where(events.load_id == run.load_id)
     run.rows = int(connection.execute(query).scalar_one())

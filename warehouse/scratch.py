@@ -73,6 +73,35 @@ agent_windows = _scratch(
 )
 """``agent_scope`` as windows that do not overlap, of agents that ever reported a status."""
 
+twin_scope = _scratch("twin_scope", Column("vendor", Text), Column("tenant_id", Text), Column("conversation_id", Text))
+"""Conversations whose reconciled events are decided; unique."""
+
+twin_pushed = _scratch(
+    "twin_pushed",
+    Column("vendor", Text),
+    Column("tenant_id", Text),
+    Column("conversation_id", Text),
+    Column("event_type", Text),
+    Column("queue_id", Text),
+    Column("agent_id", Text),
+    Column("timestamp_ms", BigInteger),
+    Column("event_id", Text),
+)
+"""Their events that were not reconciled."""
+
+twin_members = _scratch(
+    "twin_members",
+    Column("group_no", BigInteger),  # same conversation, type, queue, agent
+    Column("side", Text),  # reconciled, pushed
+    Column("nth", BigInteger),  # by time, within group and side
+    Column("at_ms", BigInteger),
+    Column("event_id", Text),
+)
+"""Both sides, without those that share an id."""
+
+twin_losers = _scratch("twin_losers", Column("event_id", Text))
+"""Reconciled events that have a twin."""
+
 
 def renew(connection: sa.Connection, *wanted: Table) -> None:
     """Make the temporary tables anew, empty."""

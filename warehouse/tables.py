@@ -47,44 +47,61 @@ VENDOR = "Vendor: genesys, cxone"
 TENANT = "Tenant within the vendor"
 LOAD = "Load that wrote the row (load_runs)"
 
+
+def _event_columns() -> list[Column[Any]]:
+    return [
+        _key("event_id", "UUIDv5 of the occurrence; unique"),
+        _key("vendor", VENDOR),
+        _key("tenant_id", TENANT),
+        _key("event_type", "Canonical type, for example conversation.queued"),
+        _instant("timestamp", "The vendor's time; NULL if outside 1970 to 9999, then the event is in no interval"),
+        _ms("timestamp_ms", "The vendor's time as it came, epoch ms"),
+        _text("conversation_id", "Conversation; NULL for an agent's status"),
+        _text("parent_conversation_id", "Conversation from which this one came"),
+        _text("queue_id", "Queue (CXone: skill)"),
+        _text("agent_id", "Agent (Genesys: user)"),
+        _text("media_type", "VOICE, CHAT, ..."),
+        _text("direction", "INBOUND or OUTBOUND"),
+        _text("ani", "Caller's address"),
+        _text("dnis", "Address that was called"),
+        _text("outcome", "How the queue was left: ANSWERED, ABANDON, FLOW_OUT, UNKNOWN"),
+        _text("agent_status", "OFF_QUEUE, IDLE, INTERACTING, NOT_RESPONDING, COMMUNICATING"),
+        _text("end_reason", "Why the conversation ended, in the vendor's words"),
+        _text("wrapup_code", "Wrap-up code"),
+        _ms("wait_ms", "Wait in the queue, if the vendor says", nullable=True),
+        _ms("talk_ms", "Talk time of the agent's leg", nullable=True),
+        _ms("hold_ms", "Hold time of the agent's leg", nullable=True),
+        _ms("acw_ms", "Wrap-up time", nullable=True),
+        _ms("duration_ms", "Length of the conversation, if the vendor says", nullable=True),
+        _key("payload", "Canonical payload, JSON object of strings"),
+        _key("metadata", "Vendor fields without a place in the payload, JSON object of strings"),
+        _key("topic", "Kafka topic"),
+        Column("partition", Integer, nullable=False, doc="Kafka partition"),
+        Column("offset", BigInteger, nullable=False, doc="Kafka offset"),
+        _instant("published_at", "Kafka's record time: when it was published"),
+        Column("load_id", BigInteger, nullable=False, doc=LOAD),
+    ]
+
+
 events = Table(
     "events",
     metadata,
-    _key("event_id", "UUIDv5 of the occurrence; unique"),
-    _key("vendor", VENDOR),
-    _key("tenant_id", TENANT),
-    _key("event_type", "Canonical type, for example conversation.queued"),
-    _instant("timestamp", "The vendor's time; NULL if outside 1970 to 9999, then the event is in no interval"),
-    _ms("timestamp_ms", "The vendor's time as it came, epoch ms"),
-    _text("conversation_id", "Conversation; NULL for an agent's status"),
-    _text("parent_conversation_id", "Conversation from which this one came"),
-    _text("queue_id", "Queue (CXone: skill)"),
-    _text("agent_id", "Agent (Genesys: user)"),
-    _text("media_type", "VOICE, CHAT, ..."),
-    _text("direction", "INBOUND or OUTBOUND"),
-    _text("ani", "Caller's address"),
-    _text("dnis", "Address that was called"),
-    _text("outcome", "How the queue was left: ANSWERED, ABANDON, FLOW_OUT, UNKNOWN"),
-    _text("agent_status", "OFF_QUEUE, IDLE, INTERACTING, NOT_RESPONDING, COMMUNICATING"),
-    _text("end_reason", "Why the conversation ended, in the vendor's words"),
-    _text("wrapup_code", "Wrap-up code"),
-    _ms("wait_ms", "Wait in the queue, if the vendor says", nullable=True),
-    _ms("talk_ms", "Talk time of the agent's leg", nullable=True),
-    _ms("hold_ms", "Hold time of the agent's leg", nullable=True),
-    _ms("acw_ms", "Wrap-up time", nullable=True),
-    _ms("duration_ms", "Length of the conversation, if the vendor says", nullable=True),
-    _key("payload", "Canonical payload, JSON object of strings"),
-    _key("metadata", "Vendor fields without a place in the payload, JSON object of strings"),
-    _key("topic", "Kafka topic"),
-    Column("partition", Integer, nullable=False, doc="Kafka partition"),
-    Column("offset", BigInteger, nullable=False, doc="Kafka offset"),
-    _instant("published_at", "Kafka's record time: when it was published"),
-    Column("load_id", BigInteger, nullable=False, doc=LOAD),
+    *_event_columns(),
     _postgresql_key("events_key", "event_id"),
     _postgresql_index("events_conversation", "vendor", "tenant_id", "conversation_id"),
     _postgresql_index("events_time", "timestamp_ms"),
     _postgresql_index("events_agent", "vendor", "tenant_id", "agent_id", "event_type", "timestamp_ms"),
     _postgresql_index("events_load", "load_id"),
+)
+
+# Every event that reconciliation published. It is in `events` as well, unless a webhook of the same occurrence came:
+# which one gives way is decided from all of them, so that the order of arrival plays no part (warehouse/twins.py).
+reconciled_events = Table(
+    "reconciled_events",
+    metadata,
+    *_event_columns(),
+    _postgresql_key("reconciled_events_key", "event_id"),
+    _postgresql_index("reconciled_events_conversation", "vendor", "tenant_id", "conversation_id"),
 )
 
 conversations = Table(

@@ -8,31 +8,23 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 import uvloop
-from granian.constants import Interfaces
-from granian.server.embed import Server
+
+from streaming.vendors.cxone.rsgi import HttpProtocol, Scope
+from streaming.vendors.cxone.serve import server_of
 
 _BODY = b'{"status":"accepted"}'
-_HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_BODY))]
+_HEADERS = [("content-type", "application/json")]
 
 
-async def app(
-    scope: MutableMapping[str, Any],
-    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
-    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
-) -> None:
-    if scope["type"] == "http":
-        await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await send({"type": "http.response.body", "body": _BODY})
+async def _answer(_scope: Scope, protocol: HttpProtocol) -> None:
+    await protocol()
+    protocol.response_bytes(200, _HEADERS, _BODY)
 
 
 async def _serve(port: int) -> None:
-    # As streaming/vendors/cxone/serve.py runs it.
-    server = Server(app, address="127.0.0.1", port=port, interface=Interfaces.ASGI, backlog=1024, log_enabled=False)
+    server = server_of(_answer, "127.0.0.1", port)
     serving = asyncio.create_task(server.serve())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,11 +13,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from devstack.simulators.instants import iso
 from devstack.simulators.misbehaviour import AT_ONCE, Misbehaviour, Orders
 from devstack.simulators.replay import Replay
 
 PREFIX = "/control"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -46,7 +45,7 @@ class Control:
         may_start: A reason why the replay can't start yet, or None.
         begin: Called before the start.
         is_settled: Whether nothing is under way any more.
-        at_once: What the vendor does for each order that is done at once (``disconnect``, ``rotate_keys``).
+        at_once: What the vendor does for each order that is done at once.
         unable: Orders that make no sense here.
     """
 
@@ -135,6 +134,10 @@ class Control:
 _FAULTS = ("dropped", "duplicated", "delayed", "reordered", "changed", "wrongly_signed")
 
 
+# The second one refuses a WebSocket's handshake.
+_ANSWERS = frozenset({"http.response.start", "websocket.http.response.start"})
+
+
 class RefusalMiddleware:
     """Answers instead of the application while it is ordered to; never on ``/control``.
 
@@ -151,12 +154,12 @@ class RefusalMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] != "http" or scope["path"].startswith(PREFIX + "/"):
+        if scope["type"] not in {"http", "websocket"} or scope["path"].startswith(PREFIX + "/"):
             await self._app(scope, receive, send)
             return
 
         async def counting(message: Any) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
+            if message["type"] in _ANSWERS and message["status"] >= 400:
                 self._refused[str(message["status"])] += 1
             await send(message)
 
@@ -184,9 +187,3 @@ def parse(model: type[_Model], body: bytes) -> _Model | JSONResponse:
 def problem(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error answer: a stable code and a sentence that says what to do."""
     return JSONResponse({"status": status, "code": code, "message": message}, status, headers)
-
-
-def iso(at_ms: int) -> str:
-    """An instant (epoch ms) as ISO 8601 with milliseconds and Z."""
-    moment = _EPOCH + timedelta(milliseconds=at_ms)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
 
+from devstack.simulators.garbage import Garbage
 from devstack.simulators.replay import Release
 
 # Frames of one write: a slow reader makes the writer wait after each.
@@ -25,9 +26,10 @@ class UnknownCursorError(Exception):
 
 
 class Entry(NamedTuple):
-    """One event of the log."""
+    """One event of the log: on which stream it goes out, and under which topic it is subscribed."""
 
     stream: str
+    topic: str
     release: Release
 
 
@@ -35,26 +37,47 @@ class EventLog:
     """All events released so far, in the order of their release. It grows no longer than the schedule and its doubles.
 
     A cursor is the log's epoch and the event's number in it, in hexadecimal of a fixed length: text that sorts as the
-    events do. The epoch is random for each process, so a cursor of another run is unknown, never wrongly understood.
+    events do. The epoch is random for each process, so a cursor of another run is unknown, never wrongly understood;
+    forgetting all cursors is a new epoch.
 
     Args:
         render: The JSON message of an event.
         heartbeat: Silence after which a comment is sent, s.
+
+    Attributes:
+        garbage: Malformed frames to precede the next writes, of all readers together.
+        readers: How many read it as server-sent events.
     """
 
     def __init__(self, render: Callable[[Release], bytes], *, heartbeat: float) -> None:
         self._render = render
-        self._heartbeat = heartbeat
         self._epoch = secrets.token_hex(4)
+        self._begin = 0  # where who has no cursor begins
         self._entries: list[Entry] = []
         self._grown = asyncio.Event()
         self._cuts = 0
+        self.garbage = Garbage()
         self.readers = 0
+        self.heartbeat = heartbeat
         self._frame = lru_cache(maxsize=_FRAMES_KEPT)(self._make_frame)
+        self.message = lru_cache(maxsize=_FRAMES_KEPT)(self._make_message)
 
-    def append(self, stream: str, release: Release) -> None:
+    @property
+    def end(self) -> int:
+        """Position after the last event."""
+        return len(self._entries)
+
+    def topic(self, position: int) -> str:
+        """Topic of the event at a position."""
+        return self._entries[position].topic
+
+    def grown(self) -> asyncio.Event:
+        """Set when there is more, or readers are cut off. Ask for it before looking at :attr:`end`."""
+        return self._grown
+
+    def append(self, entry: Entry) -> None:
         """Add an event; readers see it after :meth:`publish`."""
-        self._entries.append(Entry(stream, release))
+        self._entries.append(entry)
 
     def publish(self) -> None:
         """Wake the readers."""
@@ -66,14 +89,20 @@ class EventLog:
         self._cuts += 1
         self.publish()
 
+    def forget(self) -> None:
+        """Know none of the cursors given so far; who comes without one begins at the present end."""
+        self._epoch = secrets.token_hex(4)
+        self._begin = len(self._entries)
+        self._frame.cache_clear()
+
     def position(self, cursor: str | None) -> int:
-        """Where to read on after the cursor; None is the beginning.
+        """Where to read on after the cursor; without one at the beginning, or where cursors were forgotten.
 
         Raises:
             UnknownCursorError: see there.
         """
         if not cursor:
-            return 0
+            return self._begin
         epoch, _, number = cursor.partition("-")
         try:
             position = int(number, 16)
@@ -87,9 +116,11 @@ class EventLog:
         return f"{self._epoch}-{position:0{_CURSOR_DIGITS}x}"
 
     def _make_frame(self, index: int) -> bytes:
-        stream, release = self._entries[index]
-        head = f"id: {self._cursor(index + 1)}\nevent: {stream}\ndata: "
-        return head.encode() + self._render(release) + b"\n\n"
+        head = f"id: {self._cursor(index + 1)}\nevent: {self._entries[index].stream}\ndata: "
+        return head.encode() + self.message(index) + b"\n\n"
+
+    def _make_message(self, index: int) -> bytes:
+        return self._render(self._entries[index].release)
 
     async def read(self, position: int, streams: Collection[str]) -> AsyncIterator[bytes]:
         """Frames from a position on, as they come; ends when readers are cut off."""
@@ -103,10 +134,14 @@ class EventLog:
                     frames.append(self._frame(position))
                 position += 1
             if frames:
-                yield b"".join(frames)
+                junk, cuts_off = self.garbage.before(frames[0])
+                if cuts_off:
+                    yield junk
+                    return
+                yield junk + b"".join(frames)
                 continue
             try:
-                await asyncio.wait_for(grown.wait(), self._heartbeat)
+                await asyncio.wait_for(grown.wait(), self.heartbeat)
             except TimeoutError:
                 yield _HEARTBEAT
 

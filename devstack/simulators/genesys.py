@@ -1,9 +1,15 @@
 """Genesys Cloud CX as a process: ``python -m devstack.simulators.genesys``.
 
-- ``POST /login/oauth/token``: client credentials; scope ``streaming:read``.
-- ``GET /stream?topics=conversation,routing,interaction``: server-sent events. ``Last-Event-ID`` resumes after that
-  event; without it the stream begins at the first event of the replay. 401 bad token, 403 scope missing, 400 unknown
-  topic, 412 ``cursor.unknown`` for a cursor that this process never gave.
+- ``POST /login/oauth/token``: client credentials.
+- ``GET /stream?topics=conversation,routing,interaction``: server-sent events, scope ``streaming:read``.
+  ``Last-Event-ID`` resumes after that event; without it the stream begins at the first event of the replay. 401 bad
+  token, 403 scope missing, 400 unknown topic, 412 ``cursor.unknown`` for a cursor that this process never gave.
+- ``POST /api/v2/analytics/conversations/details/query``, ``POST /api/v2/analytics/users/details/query`` and
+  ``GET /api/v2/users``: scope ``conversation:view``. See :mod:`devstack.simulators.details` and
+  :mod:`devstack.simulators.users`. Analytics requests above the rate limit get 429 with ``Retry-After``.
+- ``POST /api/v2/notifications/channels``, ``DELETE …/{id}``, ``PUT`` and ``POST …/{id}/subscriptions``: scope
+  ``integration:write``; ``/channels/{id}``: a channel's WebSocket. See :mod:`devstack.simulators.notifications` and
+  :mod:`devstack.simulators.sockets`.
 - ``/control``: see :mod:`devstack.simulators.control`.
 
 "Sent" counts what was released on the stream, whoever was connected: who resumes gets it.
@@ -14,117 +20,35 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
-from uuid import UUID, uuid5
 
-import orjson
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from devstack.simulators.agents import StatusChange
-from devstack.simulators.control import Control, RefusalMiddleware, iso, problem
-from devstack.simulators.eventlog import EventLog, EventStream, UnknownCursorError
-from devstack.simulators.misbehaviour import Misbehaviour
-from devstack.simulators.oauth import Client, RefusedTokenError, TokenIssuer
+from devstack.simulators.agents import status_changes
+from devstack.simulators.control import Control, RefusalMiddleware, problem
+from devstack.simulators.details import ConversationDetails
+from devstack.simulators.eventlog import Entry, EventLog, EventStream, UnknownCursorError
+from devstack.simulators.genesys_events import STREAMS, of_call, of_status, render, stream_of
+from devstack.simulators.misbehaviour import Misbehaviour, Orders
+from devstack.simulators.notifications import Notifications, subscription_of
+from devstack.simulators.oauth import Client, RefusedTokenError, TokenIssuer, client_scopes
+from devstack.simulators.queries import Pages
+from devstack.simulators.ratelimit import RateLimit
 from devstack.simulators.replay import Release, Replay
-from devstack.simulators.schedule import Occurrence, build_schedule
+from devstack.simulators.schedule import build_schedule
 from devstack.simulators.serving import Simulator, common_arguments, run
-from devstack.simulators.trace import Call, read_trace
+from devstack.simulators.sockets import ChannelSocket
+from devstack.simulators.trace import read_trace
+from devstack.simulators.users import Users
 
-SCOPE = "streaming:read"
-# The client also gets a scope of another API, so that a token without streaming:read can be had.
-SCOPES = frozenset({SCOPE, "analytics:read"})
-STREAMS = ("conversation", "routing", "interaction")
-ROUTING_STATUS = "routingStatus"
+STREAM_SCOPE, VIEW_SCOPE, NOTIFY_SCOPE = "streaming:read", "conversation:view", "integration:write"
+SCOPES = frozenset({STREAM_SCOPE, VIEW_SCOPE, NOTIFY_SCOPE})
 
-_STREAM_OF = {"customer": "conversation", "acd": "routing", "user": "interaction", ROUTING_STATUS: "routing"}
-_IDS = UUID("6d0f7f0e-8f0c-5d52-9d1a-0c2f1b7a9e11")
-_DIVISION = str(uuid5(_IDS, "division"))
-
-
-def of_call(call: Call) -> Iterator[Occurrence]:
-    """A call's native events in the order of cause and effect."""
-    yield Occurrence(call.started_ms, "customer.start", call, ("conversation.started",))
-    if call.queued_ms is not None:
-        yield Occurrence(call.queued_ms, "acd.start", call, ("conversation.queued",))
-        if call.answered_ms is None:
-            yield Occurrence(call.ended_ms, "acd.end", call, ("conversation.abandoned",))
-        else:
-            yield Occurrence(call.answered_ms, "acd.end", call, ("conversation.assigned",))
-            yield Occurrence(call.answered_ms, "user.start", call, ("conversation.connected",))
-            yield Occurrence(call.ended_ms, "user.end", call, ("conversation.handled",))
-    yield Occurrence(call.ended_ms, "customer.end", call, ("conversation.ended",))
-
-
-def of_status(change: StatusChange) -> Occurrence:
-    """The native event of a status change."""
-    return Occurrence(change.at_ms, ROUTING_STATUS, change, ("agent.status_changed",))
-
-
-def message(occurrence: Occurrence) -> dict[str, Any]:
-    """The message as the vendor sends it."""
-    at_ms, kind, subject, _ = occurrence
-    if isinstance(subject, StatusChange):
-        routing = {"status": subject.status.value, "startTime": iso(at_ms)}
-        topic = f"v2.users.{subject.agent_id}.{ROUTING_STATUS}"
-        body: dict[str, Any] = {"id": subject.agent_id, ROUTING_STATUS: routing}
-    else:
-        topic = f"v2.detail.events.conversation.{subject.conversation_id}.{kind}"
-        body = _conversation(subject, kind, at_ms)
-    correlation = str(uuid5(_IDS, f"{topic}.{at_ms}"))
-    return {"topicName": topic, "version": "2", "eventBody": body, "metadata": {"CorrelationId": correlation}}
-
-
-def _conversation(call: Call, kind: str, at_ms: int) -> dict[str, Any]:
-    role = kind.partition(".")[0]
-    body: dict[str, Any] = {
-        "eventTime": at_ms,
-        "conversationId": call.conversation_id,
-        "participantId": str(uuid5(_IDS, f"{call.conversation_id}.{role}")),
-        "sessionId": str(uuid5(_IDS, f"{call.conversation_id}.{role}.session")),
-        "mediaType": "VOICE",
-        "provider": "Edge",
-        "direction": "INBOUND",
-        "ani": f"tel:{call.caller}" if call.caller else "anonymous",
-        "dnis": f"tel:{call.line}",
-    }
-    if role in {"acd", "user"}:
-        body["queueId"] = call.queue_id
-    match kind:
-        case "acd.start":
-            body["divisionId"] = _DIVISION
-        case "acd.end":
-            body["divisionId"] = _DIVISION
-            body["connectedDurationMs"] = call.wait_ms
-            if call.hung_up:
-                body["acdOutcome"] = "ABANDON"
-            else:
-                body |= {"acdOutcome": "ANSWERED", "answeredUserId": call.agent_id}
-        case "user.start":
-            body["userId"] = call.agent_id
-        case "user.end":
-            durations = {"interactingDurationMs": call.talk_ms, "heldDurationMs": 0, "alertingDurationMs": 0}
-            body |= {"userId": call.agent_id, **durations, "disconnectType": "PEER"}
-        case "customer.end":
-            body["disconnectType"] = "CLIENT" if call.hung_up else "PEER"
-    return body
-
-
-def render(release: Release) -> bytes:
-    """The message's JSON, changed if its fields misbehave."""
-    document = message(release.occurrence)
-    if release.fields is not None:
-        release.fields.change(document)
-    return orjson.dumps(document)
-
-
-def stream_of(kind: str) -> str:
-    """The stream on which events of a kind go out."""
-    return _STREAM_OF[kind.partition(".")[0]]
+_ANALYTICS = "/api/v2/analytics"
+_CHANNELS = "/api/v2/notifications/channels"
 
 
 class StreamEndpoint:
@@ -143,7 +67,7 @@ class StreamEndpoint:
         """One reader."""
         request = Request(scope)
         try:
-            client = self._issuer.check(request, SCOPE)
+            client = self._issuer.check(request, STREAM_SCOPE)
         except RefusedTokenError as refused:
             await refused.answer(scope, receive, send)
             return
@@ -178,36 +102,80 @@ def make(arguments: argparse.Namespace) -> Simulator:
     refused: Counter[str] = Counter()
 
     async def release(event: Release) -> None:
-        log.append(stream_of(event.occurrence.kind), event)
-        replay.tally.mark_sent(event.place, event.occurrence)
+        occurrence = event.occurrence
+        log.append(Entry(stream_of(occurrence.kind), subscription_of(occurrence), event))
+        replay.tally.mark_sent(event.place, occurrence)
 
     replay = Replay(build_schedule(calls, of_call, of_status), misbehaviour, release, flush=log.publish)
-    client = Client(arguments.client_id, arguments.client_secret, arguments.tenant, SCOPES)
+    pages = Pages(misbehaviour)
+    details = ConversationDetails(calls, replay.clock, pages)
+    users = Users(status_changes(calls), replay.clock, pages)
+    notifications = Notifications(log, users.ids, lifetime=arguments.channel_seconds)
+    scopes = client_scopes(arguments.scopes, SCOPES)
+    client = Client(arguments.client_id, arguments.client_secret, arguments.tenant, scopes)
     issuer = TokenIssuer([client], expires_in=arguments.expires_in)
+    rate = RateLimit(arguments.rest_per_minute)
+
+    def disconnect(_: Orders | None = None) -> None:
+        log.disconnect()
+        notifications.disconnect()
+
+    def spoil(orders: Orders) -> None:
+        log.garbage.order(orders.garbage or 0)
+
     control = Control(
         replay,
         misbehaviour,
         refused=refused,
-        status=lambda: {"streams_open": log.readers},
-        at_once={"disconnect": lambda _: log.disconnect()},
-        unable=frozenset({"wrong_key", "unknown_key", "rotate_keys"}),
+        status=lambda: {
+            "streams_open": log.readers,
+            "sockets_open": notifications.connected,
+            "channels": notifications.count,
+            "garbage": dict(log.garbage.sent),
+        },
+        at_once={"disconnect": disconnect, "forget_cursors": lambda _: log.forget(), "garbage": spoil},
+        unable=frozenset({"wrong_key", "unknown_key", "rotate_keys", "jwks"}),
     )
-    app = Starlette(
-        routes=[
-            Route("/login/oauth/token", issuer.endpoint, methods=["POST"]),
-            Route("/stream", StreamEndpoint(issuer, {arguments.tenant: log}), methods=["GET"]),
-            control.mount(),
-        ],
-        middleware=[Middleware(RefusalMiddleware, misbehaviour=misbehaviour, refused=refused)],
-    )
+    routes: list[BaseRoute] = [
+        Route("/login/oauth/token", issuer.endpoint, methods=["POST"]),
+        Route("/stream", StreamEndpoint(issuer, {arguments.tenant: log}), methods=["GET"]),
+        *_rest(issuer, rate, details, users),
+        *_channels(issuer, notifications),
+        WebSocketRoute("/channels/{channel_id}", ChannelSocket(notifications, log).endpoint),
+        control.mount(),
+    ]
+    refusals = Middleware(RefusalMiddleware, misbehaviour=misbehaviour, refused=refused)
     summary = f"tenant {arguments.tenant}, IVR {arguments.ivr}, {len(calls)} calls, {replay.tally.total} native events"
-    return Simulator(app, [replay.run], log.disconnect, summary)
+    app = Starlette(routes=routes, middleware=[refusals])
+    return Simulator(app, [replay.run], disconnect, summary, has_left=lambda: not notifications.connected)
+
+
+def _rest(issuer: TokenIssuer, rate: RateLimit, details: ConversationDetails, users: Users) -> list[Route]:
+    conversations = issuer.guard(VIEW_SCOPE, rate.limit(details.endpoint))
+    statuses = issuer.guard(VIEW_SCOPE, rate.limit(users.statuses))
+    return [
+        Route(f"{_ANALYTICS}/conversations/details/query", conversations, methods=["POST"]),
+        Route(f"{_ANALYTICS}/users/details/query", statuses, methods=["POST"]),
+        Route("/api/v2/users", issuer.guard(VIEW_SCOPE, users.listing), methods=["GET"]),
+    ]
+
+
+def _channels(issuer: TokenIssuer, notifications: Notifications) -> list[Route]:
+    create = issuer.guard(NOTIFY_SCOPE, notifications.create)
+    delete = issuer.guard(NOTIFY_SCOPE, notifications.delete)
+    subscribe = issuer.guard(NOTIFY_SCOPE, notifications.subscribe)
+    return [
+        Route(_CHANNELS, create, methods=["POST"]),
+        Route(f"{_CHANNELS}/{{channel_id}}", delete, methods=["DELETE"]),
+        Route(f"{_CHANNELS}/{{channel_id}}/subscriptions", subscribe, methods=["PUT", "POST"]),
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the simulator until it is told to end."""
     parser = common_arguments("Genesys Cloud CX simulator")
     parser.add_argument("--heartbeat-seconds", type=float, default=10, help="silence that a comment breaks, s")
+    parser.add_argument("--channel-seconds", type=float, default=86_400, help="lifetime of a notification channel, s")
     return run("genesys", make, parser.parse_args(argv))
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+_HIDING_SHARE = 1 / 3
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -84,8 +86,13 @@ class RotateKeys(_Part):
 class Orders(_Part):
     """Body of ``POST /control/misbehave``.
 
-    ``disconnect``, ``refuse`` and ``rotate_keys`` are done at once. The others stand until they are given anew: a
-    share of 0, or ``null`` for a group, ends one. ``kinds`` limits them to native events of these names.
+    Done at once: ``disconnect``, ``refuse``, ``rotate_keys``, ``forget_cursors`` (every cursor given so far is unknown;
+    who comes without one begins at the present end) and ``garbage`` (so many writes on the stream are preceded by
+    malformed frames).
+
+    The others stand until they are given anew: a share of 0, or ``null`` for a group, ends one. ``kinds`` limits them
+    to native events of these names. ``pages`` ``shuffle``: the first row of a REST query's result comes and goes
+    between its pages. ``jwks``: what the key endpoint answers.
     """
 
     seed: int = 0
@@ -97,12 +104,16 @@ class Orders(_Part):
     fields: Fields | None = None
     wrong_key: Share = 0
     unknown_key: Share = 0
+    pages: Literal["shuffle", "steady"] = "steady"
+    jwks: Literal["good", "empty", "bad_algorithm", "down"] = "good"
     disconnect: Literal[True] | None = None
     refuse: Refuse | None = None
     rotate_keys: RotateKeys | None = None
+    forget_cursors: Literal[True] | None = None
+    garbage: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
-AT_ONCE = frozenset({"disconnect", "refuse", "rotate_keys"})
+AT_ONCE = frozenset({"disconnect", "refuse", "rotate_keys", "forget_cursors", "garbage"})
 """Orders that do not stand."""
 
 
@@ -119,11 +130,14 @@ class Misbehaviour:
         self._refuse: Refuse | None = None
         self._refuse_until = 0.0
         self._refusals_left = 0
+        self._pages = 0  # read since they are shuffled
 
     def obey(self, orders: Orders) -> None:
         """Take over what is given in ``orders``, leave the rest as it stands."""
         given = {name: getattr(orders, name) for name in orders.model_fields_set - AT_ONCE}
         self.orders = self.orders.model_copy(update=given)
+        if "pages" in given:
+            self._pages = 0
         if orders.refuse is not None:
             self._refuse = orders.refuse
             self._refuse_until = self._monotonic() + (orders.refuse.seconds or 0)
@@ -161,6 +175,16 @@ class Misbehaviour:
         if self._hits("wrong_key", kind, index, self.orders.wrong_key):
             return "wrong"
         return "unknown" if self._hits("unknown_key", kind, index, self.orders.unknown_key) else None
+
+    def hides_first_row(self) -> bool:
+        """Whether a later page of a REST query is read while the result lacks its first row.
+
+        So it is for the first page after the order, then for a third of them: who reads again sees other faults.
+        """
+        if self.orders.pages == "steady":
+            return False
+        self._pages += 1
+        return self._pages == 1 or self._draw("pages", self._pages) < _HIDING_SHARE
 
     def refusal(self, path: str) -> Refuse | None:
         """The answer that a request to this path gets instead of the right one; counts it."""

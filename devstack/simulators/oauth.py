@@ -7,7 +7,7 @@ import binascii
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from devstack.simulators.control import problem
+from streaming.errors import ConfigurationError
 
 # Tokens kept; the oldest goes when one more is issued.
 _MAX_TOKENS = 10_000
@@ -29,6 +30,29 @@ class Client:
     client_secret: str
     tenant_id: str
     scopes: frozenset[str]
+
+
+Endpoint = Callable[[Request, Client], Awaitable[Response]]
+"""Answers a request of a client that is known and may make it."""
+
+
+def client_scopes(wanted: str | None, known: frozenset[str]) -> frozenset[str]:
+    """The scopes of a client that is limited to some.
+
+    Args:
+        wanted: Scopes with spaces between them; None wants all.
+        known: All that the vendor has.
+
+    Raises:
+        ConfigurationError: a scope that the vendor does not have.
+    """
+    if wanted is None:
+        return known
+    scopes = frozenset(wanted.split())
+    if unknown := scopes - known:
+        msg = f"--scopes: {' '.join(sorted(unknown))} unknown; there are {' '.join(sorted(known))}"
+        raise ConfigurationError(msg)
+    return scopes
 
 
 class RefusedTokenError(Exception):
@@ -85,12 +109,24 @@ class TokenIssuer:
         }
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
-    def check(self, request: Request, scope: str | None = None) -> Client:
+    def guard(self, scope: str, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint as Starlette calls it, for those only whose token has the scope; see :meth:`check`."""
+
+        async def guarded(request: Request) -> Response:
+            try:
+                client = self.check(request, scope)
+            except RefusedTokenError as refused:
+                return refused.answer
+            return await endpoint(request, client)
+
+        return guarded
+
+    def check(self, request: Request, scope: str) -> Client:
         """The client whose token the request carries.
 
         Args:
             request: The request.
-            scope: Scope that it needs, if any.
+            scope: Scope that it needs.
 
         Raises:
             RefusedTokenError: the token is missing, unknown, expired, or lacks the scope.
@@ -102,7 +138,7 @@ class TokenIssuer:
             answer = problem(401, "bad.credentials", "no valid bearer token; get one at the token endpoint", headers)
             raise RefusedTokenError(answer)
         client, scopes, _ = known
-        if scope is not None and scope not in scopes:
+        if scope not in scopes:
             headers = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
             raise RefusedTokenError(problem(403, "missing.permissions", f"the token lacks the scope {scope}", headers))
         return client

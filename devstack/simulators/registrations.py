@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID, uuid5
 
 import httpx
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from devstack.simulators.control import parse, problem
-from devstack.simulators.oauth import RefusedTokenError, TokenIssuer
+from devstack.simulators.oauth import Client
 from devstack.simulators.webhooks import Webhook
 
 _IDS = UUID("0b7f7f8d-27a7-5c4e-8b1d-6f0a3f4f5a77")
@@ -47,12 +47,10 @@ class Registrations:
     """The registered webhooks, one for each name and url.
 
     Args:
-        issuer: Knows the tokens.
         events: Native types that can be had.
     """
 
-    def __init__(self, issuer: TokenIssuer, events: Collection[str]) -> None:
-        self._issuer = issuer
+    def __init__(self, events: Collection[str]) -> None:
         self._events = frozenset(events)
         self._webhooks: dict[tuple[str, str], Webhook] = {}
 
@@ -86,24 +84,22 @@ class Registrations:
         except httpx.InvalidURL as error:
             msg = f"url: {error}"
             raise ValueError(msg) from None
-        webhook = Webhook(
-            webhook_id=str(uuid5(_IDS, f"{registration.name}\n{registration.url}")),
-            name=registration.name,
-            url=url,
-            events=registration.events,
-            token=registration.authentication.token,
-            max_retries=registration.retry_policy.max_retries,
-            backoff_ms=registration.retry_policy.backoff_ms,
-        )
-        self._webhooks[key] = webhook
+        if is_new:
+            webhook_id = str(uuid5(_IDS, f"{registration.name}\n{registration.url}"))
+            self._webhooks[key] = Webhook(webhook_id, registration.name, url)
+        webhook = self._webhooks[key]
+        webhook.events = registration.events
+        webhook.token = registration.authentication.token
+        webhook.max_retries = registration.retry_policy.max_retries
+        webhook.backoff_ms = registration.retry_policy.backoff_ms
         return webhook, is_new
 
-    async def endpoint(self, request: Request) -> Response:
+    async def show(self, _request: Request, _client: Client) -> Response:
+        """``GET``: every webhook, without its token."""
+        return JSONResponse({"webhooks": [_shown(webhook) for webhook in self._webhooks.values()]})
+
+    async def endpoint(self, request: Request, _client: Client) -> Response:
         """``POST``: 201 for a new webhook, 200 for one that was there and has the new settings now."""
-        try:
-            self._issuer.check(request)
-        except RefusedTokenError as refused:
-            return refused.answer
         registration = parse(Registration, await request.body())
         if isinstance(registration, Response):
             return registration
@@ -111,11 +107,15 @@ class Registrations:
             webhook, is_new = self.register(registration)
         except ValueError as error:
             return problem(400, "bad.request", str(error))
-        answer = {
-            "id": webhook.webhook_id,
-            "name": webhook.name,
-            "url": str(webhook.url),
-            "events": sorted(webhook.events),
-            "retryPolicy": {"maxRetries": webhook.max_retries, "backoffMs": webhook.backoff_ms},
-        }
-        return JSONResponse(answer, 201 if is_new else 200)
+        return JSONResponse(_shown(webhook), 201 if is_new else 200)
+
+
+def _shown(webhook: Webhook) -> dict[str, Any]:
+    """What the API tells of a webhook: never its token."""
+    return {
+        "id": webhook.webhook_id,
+        "name": webhook.name,
+        "url": str(webhook.url),
+        "events": sorted(webhook.events),
+        "retryPolicy": {"maxRetries": webhook.max_retries, "backoffMs": webhook.backoff_ms},
+    }

@@ -25,6 +25,7 @@ HOST = "127.0.0.1"
 
 # Open streams end by themselves when told to; what still runs after this is cut.
 _SHUTDOWN_S = 2
+_GOODBYE_TICK_S = 0.01
 _BACKLOG = 4096
 
 
@@ -37,12 +38,14 @@ class Simulator:
         tasks: Run beside it until the end; a failure of one ends the process.
         stop: Called when the process is told to end, before connections are closed.
         summary: For the line that tells readiness.
+        has_left: Whether everybody whom ``stop`` says goodbye to has heard it.
     """
 
     app: ASGIApp
     tasks: Sequence[Callable[[], Awaitable[None]]]
     stop: Callable[[], None]
     summary: str
+    has_left: Callable[[], bool] = lambda: True
 
 
 def common_arguments(description: str) -> argparse.ArgumentParser:
@@ -56,9 +59,26 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--client-id", required=True)
     parser.add_argument("--client-secret", required=True)
     parser.add_argument("--expires-in", type=float, default=3600, help="lifetime of a token, s")
+    parser.add_argument("--scopes", help="OAuth scopes that the client may have, with spaces; default: all")
+    parser.add_argument(
+        "--rest-per-minute", type=whole_number(1), default=300, help="REST requests of a client in a minute"
+    )
     parser.add_argument("--date-shift-days", type=int, default=0, help="days by which every date is moved")
     parser.add_argument("--first-dates", type=int, help="play only so many of the trace's dates")
     return parser
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Type of an argument that is a whole number and no less than this."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < least:
+            msg = f"{number} is too few; give {least} or more"
+            raise argparse.ArgumentTypeError(msg)
+        return number
+
+    return parse
 
 
 def run(name: str, make: Callable[[argparse.Namespace], Simulator], arguments: argparse.Namespace) -> int:
@@ -118,30 +138,39 @@ async def _serve(simulator: Simulator, listener: socket.socket, ready: Callable[
         backlog=_BACKLOG,
         timeout_graceful_shutdown=_SHUTDOWN_S,
         timeout_keep_alive=75,
+        ws_per_message_deflate=False,
     )
     logging.getLogger("uvicorn.error").addFilter(_expected_disconnect)
-    server = _Server(config, simulator.stop, ready)
+    server = _Server(config, simulator, ready)
     async with background():
         await server.serve(sockets=[listener])
     return 1 if failed else 0
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None], ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, simulator: Simulator, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._stop = stop
+        self._simulator = simulator
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the connections, but WebSockets only after they have heard why: uvicorn's own would not wait."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SHUTDOWN_S):
+                while not self._simulator.has_left():
+                    await asyncio.sleep(_GOODBYE_TICK_S)
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         """End the streams first, since the server waits for open connections. A second signal waits for nothing.
 
         uvicorn's own would raise the signal again at the end, which kills the process before it has tidied up.
         """
-        self._stop()
+        self._simulator.stop()
         self.force_exit = self.should_exit
         self.should_exit = True
 

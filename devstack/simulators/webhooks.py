@@ -25,9 +25,9 @@ _BATCH_TICK_MS = 20
 _MAX_WAIT_S = 300.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Webhook:
-    """A registration.
+    """A registration. It changes when it is registered anew, and so do the retries that are still to come.
 
     Attributes:
         webhook_id: Its id.
@@ -42,8 +42,8 @@ class Webhook:
     webhook_id: str
     name: str
     url: httpx.URL
-    events: frozenset[str]
-    token: str
+    events: frozenset[str] = frozenset()
+    token: str = ""
     max_retries: int = 5
     backoff_ms: int = 1000
 

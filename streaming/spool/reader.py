@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from streaming.spool.batch import SpooledEvent, unpack
 from streaming.spool.schema import lock_of, open_file
 
 # Pages given back to the file system at a time: short, since it holds the write lock.
@@ -13,16 +14,16 @@ _VACUUM_PAGES = 256
 _BUSY_MS = 10_000
 
 
-class SpooledEvent(NamedTuple):
-    """One webhook request as it was received."""
+class SpooledBatch(NamedTuple):
+    """A row: webhook requests of one tenant in the order of their arrival. It leaves the spool as a whole."""
 
     seq: int
-    received_us: int
-    body: bytes
+    bytes: int
+    events: list[SpooledEvent]
 
 
 class Drained(NamedTuple):
-    """What may leave a tenant's line."""
+    """What may leave a tenant's line: all through a number; how many requests and bytes of bodies that is."""
 
     tenant_key: int
     through_seq: int
@@ -45,9 +46,19 @@ class SpoolReader:
 
     @classmethod
     def claim(cls, path: Path) -> Self | None:
-        """A reader, or None while another process drains this file."""
+        """A reader, or None while another process drains this file.
+
+        Raises:
+            ConfigurationError: the file has the layout of another version.
+        """
         lock = lock_of(path, "drain")
-        return None if lock is None else cls(path, _lock=lock)
+        if lock is None:
+            return None
+        try:
+            return cls(path, _lock=lock)
+        except BaseException:
+            lock.release()
+            raise
 
     def changed(self) -> bool:
         """Whether the receiver committed since the last call; costs microseconds."""
@@ -60,24 +71,26 @@ class SpoolReader:
         """Key and name of the tenants that have rows."""
         return self._database.execute("SELECT id, name FROM tenant WHERE written_rows > drained_rows").fetchall()
 
-    def read(self, tenant_key: int, after_seq: int, *, rows: int, max_bytes: int) -> list[SpooledEvent]:
+    def read(self, tenant_key: int, after_seq: int, *, requests: int, max_bytes: int) -> list[SpooledBatch]:
         """The next rows of a tenant's line, at least one if there is any.
 
         Args:
             tenant_key: From :meth:`waiting`.
             after_seq: Last number already read.
-            rows: Most rows to read.
+            requests: Stop after so many requests; the last row is read whole.
             max_bytes: Stop after so many bytes of bodies.
         """
-        query = "SELECT seq, received_us, body FROM event WHERE tenant = ? AND seq > ? ORDER BY seq LIMIT ?"
-        found: list[SpooledEvent] = []
-        size = 0
-        for row in self._database.execute(query, (tenant_key, after_seq, rows)):
-            event = SpooledEvent(*row)
-            found.append(event)
-            size += len(event.body)
-            if size >= max_bytes:
+        query = "SELECT seq, bytes, frames, bodies FROM event WHERE tenant = ? AND seq > ? ORDER BY seq"
+        found: list[SpooledBatch] = []
+        count = size = 0
+        cursor = self._database.execute(query, (tenant_key, after_seq))
+        for seq, length, frames, bodies in cursor:
+            found.append(SpooledBatch(seq, length, list(unpack(frames, bodies))))
+            count += len(found[-1].events)
+            size += length
+            if count >= requests or size >= max_bytes:
                 break
+        cursor.close()  # an open one keeps the write-ahead log from being folded in
         return found
 
     def delete(self, drained: list[Drained], *, wait: bool = False) -> bool:

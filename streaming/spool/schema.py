@@ -7,27 +7,56 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tenant (
+from streaming.errors import ConfigurationError
+
+LAYOUT = 2
+"""``PRAGMA user_version`` of the tables below; another layout is refused."""
+
+_SCHEMA = (
+    # Counters only grow; what lies in a lane now is written - drained, and deferred - released. The triggers count what
+    # comes in, so that a counter can't part from the rows; whoever deletes rows counts them in the same transaction.
+    """
+CREATE TABLE tenant (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
+    last_seq INTEGER NOT NULL DEFAULT 0,
     written_rows INTEGER NOT NULL DEFAULT 0,
     written_bytes INTEGER NOT NULL DEFAULT 0,
     drained_rows INTEGER NOT NULL DEFAULT 0,
     drained_bytes INTEGER NOT NULL DEFAULT 0,
     deferred_rows INTEGER NOT NULL DEFAULT 0,
-    deferred_bytes INTEGER NOT NULL DEFAULT 0
-) STRICT;
--- Read by (tenant, seq) over the tenants that have rows, never in global order: a blocked tenant must not slow others.
-CREATE TABLE IF NOT EXISTS event (
+    deferred_bytes INTEGER NOT NULL DEFAULT 0,
+    released_rows INTEGER NOT NULL DEFAULT 0,
+    released_bytes INTEGER NOT NULL DEFAULT 0
+) STRICT
+""",
+    # A row is what one tenant sent between two commits: `requests` of them, one after another in `bodies`. `frames`
+    # holds two 64-bit integers a request, little-endian: length of its body, and when it was received, epoch µs.
+    # Read by (tenant, seq) over the tenants that have rows, never in global order: a blocked one must not slow others.
+    """
+CREATE TABLE event (
     tenant INTEGER NOT NULL,
     seq INTEGER NOT NULL,
-    received_us INTEGER NOT NULL,
-    body BLOB NOT NULL,
+    first_us INTEGER NOT NULL,
+    last_us INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    frames BLOB NOT NULL,
+    bodies BLOB NOT NULL,
     PRIMARY KEY (tenant, seq)
-) STRICT, WITHOUT ROWID;
--- Set aside because trust is in doubt; never published as it is.
-CREATE TABLE IF NOT EXISTS deferred (
+) STRICT, WITHOUT ROWID
+""",
+    """
+CREATE TRIGGER event_counted AFTER INSERT ON event BEGIN
+    UPDATE tenant SET
+        last_seq = NEW.seq, written_rows = written_rows + NEW.requests, written_bytes = written_bytes + NEW.bytes
+    WHERE id = NEW.tenant;
+END
+""",
+    # Set aside because trust is in doubt, a row a request; never published as it is. A tenant's numbers here are its
+    # own sequence: deferred_rows is the last one given.
+    """
+CREATE TABLE deferred (
     tenant INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     received_us INTEGER NOT NULL,
@@ -35,8 +64,16 @@ CREATE TABLE IF NOT EXISTS deferred (
     signature TEXT NOT NULL,
     reason TEXT NOT NULL,
     PRIMARY KEY (tenant, seq)
-) STRICT, WITHOUT ROWID;
-"""
+) STRICT, WITHOUT ROWID
+""",
+    """
+CREATE TRIGGER deferred_counted AFTER INSERT ON deferred BEGIN
+    UPDATE tenant SET deferred_rows = deferred_rows + 1, deferred_bytes = deferred_bytes + length(NEW.body)
+    WHERE id = NEW.tenant;
+END
+""",
+    f"PRAGMA user_version={LAYOUT}",
+)
 
 # The publisher checkpoints the write-ahead log; the receiver does it itself only if no publisher did for so many pages.
 _CHECKPOINT_PAGES = 20_000
@@ -50,6 +87,9 @@ def open_file(path: Path, *, durable: bool) -> sqlite3.Connection:
         path: The file.
         durable: Whether a commit waits for the disk. The receiver's must: its 200 is a promise. The publisher's
             deletions need not: after a power cut some rows are published twice, with the same ids.
+
+    Raises:
+        ConfigurationError: the file has the layout of another version.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
@@ -58,8 +98,36 @@ def open_file(path: Path, *, durable: bool) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous=FULL" if durable else "PRAGMA synchronous=NORMAL")
     # A pragma takes no bound parameter; the value is this module's constant.
     connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
-    connection.executescript(_SCHEMA)
+    try:
+        _lay_out(connection, path)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _lay_out(connection: sqlite3.Connection, path: Path) -> None:
+    if _layout(connection) == LAYOUT:
+        return
+    connection.execute("BEGIN IMMEDIATE")  # a receiver and a publisher may meet a new file at once
+    found = _layout(connection)
+    if found != LAYOUT:
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables:
+            connection.execute("ROLLBACK")
+            msg = (
+                f"{path}: a spool of layout {found}, this version reads {LAYOUT}; "
+                "let the version that wrote it drain it, or move the file away and reconcile its hours"
+            )
+            raise ConfigurationError(msg)
+        for statement in _SCHEMA:
+            connection.execute(statement)
+    connection.execute("COMMIT")
+
+
+def _layout(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def spool_files(folder: Path) -> list[Path]:
@@ -68,7 +136,7 @@ def spool_files(folder: Path) -> list[Path]:
 
 
 def lock_of(path: Path, role: str) -> FileLock | None:
-    """The lock of a role (``write``, ``drain``) on a spool, or None if another process has it."""
+    """The lock of a role (``write``, ``drain``, ``defer``) on a spool, or None if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(f".{role}.lock"), blocking=False)
     try:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import shutil
 import sqlite3
 import threading
 import time
-from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
-from streaming.errors import ServiceUnavailableError
 from streaming.settings import SpoolSettings
-from streaming.spool.schema import claim_for_writing, open_file
+from streaming.spool.batch import MAX_BYTES, MAX_REQUESTS, Batch
+from streaming.spool.lanes import Bounds, Lane, SpoolFullError, Usage
+from streaming.spool.schema import LAYOUT, claim_for_writing, open_file
 
 log = structlog.get_logger()
 
 _USAGE_REFRESH_S = 0.5
-
-
-class SpoolFullError(ServiceUnavailableError):
-    """No room: bytes of the tenant, of all, or of the disk. The sender is asked to come again."""
+# Senders that wait for an answer send again soon after it. So a group waits until it has this share of what the last
+# ones held, yet no longer than this; a lone sender's group (of one) waits for nobody.
+_ENOUGH_SHARE = 0.75
+_PATIENCE_S = 0.001
+_LAST_GROUPS = 4
 
 
 class Deferral(NamedTuple):
@@ -33,71 +36,99 @@ class Deferral(NamedTuple):
     signature: str  # JSON of the request's signature headers
 
 
-class _Entry(NamedTuple):
-    tenant: str
-    received_us: int
-    body: bytes
-    deferral: Deferral | None
-    stored: asyncio.Future[None]
+class Stored(asyncio.Future[None]):
+    """Done once a group is on disk. Its requests share it, so none of them may cancel it for the others."""
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 (asyncio's signature)
+        """Not possible; a task that is cancelled while it waits is told so once the group is done."""
+        return False
 
 
-class _Usage:
-    """Bytes of a tenant on disk. Changed by the writer's thread only; the event loop reads."""
+class _Group:
+    """What is committed together."""
 
-    __slots__ = ("deferred", "drained", "id", "next_seq", "written")
+    __slots__ = ("deferred", "enough", "events", "full", "requests", "stored")
 
-    def __init__(self, identifier: int, next_seq: int, written: int, drained: int, deferred: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, enough: int) -> None:
+        self.stored = Stored(loop=loop)
+        self.enough = enough
+        self.requests = 0
+        self.events: dict[str, Batch] = {}
+        self.full: list[tuple[str, Batch]] = []
+        self.deferred: list[tuple[str, int, bytes, Deferral]] = []
+
+    def batches(self) -> Iterator[tuple[str, Batch]]:
+        """Rows to be, a tenant's in order."""
+        yield from self.full
+        yield from self.events.items()
+
+
+class _Line:
+    """A tenant in the file. The writer's thread only."""
+
+    __slots__ = ("deferred_seq", "id", "seq")
+
+    def __init__(self, identifier: int, seq: int, deferred_seq: int) -> None:
         self.id = identifier
-        self.next_seq = next_seq
-        self.written = written
-        self.drained = drained
-        self.deferred = deferred
-
-    @property
-    def live(self) -> int:
-        return self.written + self.deferred - self.drained
+        self.seq = seq
+        self.deferred_seq = deferred_seq
 
 
 class SpoolWriter:
     """Takes events from an event loop and answers when they are on disk. The caller's thread never touches the disk.
 
+    The loop gathers requests while the writer's thread commits those before: one hand-over each way and commit, none a
+    request.
+
     Args:
         folder: Where the spools lie; one is claimed.
         settings: Bounds.
+
+    Raises:
+        ConfigurationError: the spool has the layout of another version.
     """
 
     def __init__(self, folder: Path, settings: SpoolSettings) -> None:
         self._settings = settings
         self.path, self._lock = claim_for_writing(folder)
-        self._database = open_file(self.path, durable=True)
-        self._tenants: dict[str, _Usage] = {}
-        self._load_usage()
-        self._stored_bytes = sum(usage.live for usage in self._tenants.values())  # writer's thread
-        # Bytes accepted but not yet committed, by tenant and in all; the event loop's.
-        self._pending: dict[str, int] = {}
-        self._pending_bytes = 0
+        try:
+            self._database = open_file(self.path, durable=True)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._ordinary = Lane("events", _bounds(settings))
+        self._deferred = Lane("deferred events", _deferred_bounds(settings))
+        self._lines: dict[str, _Line] = {}
+        self._load()
         self._disk_full = self._is_disk_full()
-        # Appended to by the event loop and emptied by the writer; a deque's single operations are atomic.
-        self._waiting: deque[_Entry] = deque()
-        self._wake = threading.Event()
+        self._failing = False
+        # The event loop's: the group being gathered, how many requests one held of late, whether the writer has one.
+        self._group: _Group | None = None
+        self._usual = 1.0
+        self._committing = False
         self._closing = False
+        # At most one group at a time, and None at the end.
+        self._handed: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
     @property
     def can_store(self) -> bool:
-        """Whether there is room at all."""
-        return self.is_alive and not self._disk_full and self._stored_bytes < self._settings.max_bytes
+        """Whether there is room at all; a full lane of deferred events takes none from the ordinary one."""
+        return self.is_alive and not self._disk_full and not self._failing and not self._ordinary.is_full
 
     @property
     def is_alive(self) -> bool:
         """Whether the writer's thread runs; without it nothing is ever stored."""
         return self._thread.is_alive()
 
-    def append(
-        self, tenant: str, body: bytes, received_us: int, deferral: Deferral | None = None
-    ) -> asyncio.Future[None]:
-        """Put one event in line. To be called from the event loop.
+    @property
+    def lanes(self) -> dict[str, Lane]:
+        """What each lane holds, by its name in metrics."""
+        return {"ordinary": self._ordinary, "deferred": self._deferred}
+
+    def append(self, tenant: str, body: bytes, received_us: int, deferral: Deferral | None = None) -> Stored:
+        """Put one event in line. To be called from the event loop. Hot path.
 
         Args:
             tenant: Tenant id.
@@ -111,157 +142,197 @@ class SpoolWriter:
         Raises:
             SpoolFullError: there is no room.
         """
-        size, settings = len(body), self._settings
-        usage, pending = self._tenants.get(tenant), self._pending.get(tenant, 0)
-        if not self.is_alive:
-            msg = "the spool's writer ended; the receiver is being restarted"
-            raise SpoolFullError(msg)
         if self._disk_full:
-            msg = f"free disk below {settings.min_free_disk_bytes} bytes"
+            msg = f"free disk below {self._settings.min_free_disk_bytes} bytes"
             raise SpoolFullError(msg)
-        if self._stored_bytes + self._pending_bytes + size > settings.max_bytes:
-            msg = f"the spool holds its {settings.max_bytes} bytes"
-            raise SpoolFullError(msg)
-        if (usage.live if usage else 0) + pending + size > settings.max_bytes_per_tenant:
-            msg = f"tenant {tenant}: its {settings.max_bytes_per_tenant} bytes are full"
-            raise SpoolFullError(msg)
-        self._pending[tenant] = pending + size
-        self._pending_bytes += size
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Entry(tenant, received_us, body, deferral, stored))
-        self._wake.set()
-        return stored
+        size = len(body)
+        if deferral is None:
+            self._ordinary.take(tenant, size)
+            group = self._group or self._begin()
+            batch = group.events.get(tenant)
+            if batch is None:
+                batch = group.events[tenant] = Batch()
+            elif len(batch.bodies) >= MAX_REQUESTS or batch.bytes + size > MAX_BYTES:
+                group.full.append((tenant, batch))
+                batch = group.events[tenant] = Batch()
+            batch.frames += (size, received_us)
+            batch.bodies.append(body)
+            batch.bytes += size
+        else:
+            self._deferred.take(tenant, size)
+            group = self._group or self._begin()
+            group.deferred.append((tenant, received_us, body, deferral))
+        group.requests += 1
+        if group.requests == group.enough:
+            # At the end of this turn of the loop: what else it has ready comes along.
+            group.stored.get_loop().call_soon(self._hand_over, group)
+        return group.stored
 
     def close(self) -> None:
         """Store what waits and let go of the file."""
         self._closing = True
-        self._wake.set()
+        if self._group is not None:
+            self._handed.put(self._group)
+        self._handed.put(None)
         self._thread.join()
         self._database.close()
         self._lock.release()
 
+    def _begin(self) -> _Group:
+        if self._closing or not self.is_alive:
+            msg = "the spool's writer ended; the receiver is being restarted"
+            raise SpoolFullError(msg)
+        loop = asyncio.get_running_loop()
+        self._group = group = _Group(loop, max(int(self._usual * _ENOUGH_SHARE), 1))
+        if not self._committing and group.enough > 1:
+            loop.call_later(_PATIENCE_S, self._hand_over, group)
+        return group
+
+    def _hand_over(self, group: _Group) -> None:
+        """Give a group to the writer, unless that is done already or the writer has another before it."""
+        if group is self._group and not self._committing:
+            self._group = None
+            self._committing = True
+            self._usual += (group.requests - self._usual) / _LAST_GROUPS
+            self._handed.put(group)
+
+    def _committed(self, group: _Group, error: SpoolFullError | None) -> None:
+        """In the event loop, once the writer is done with a group."""
+        self._committing = False
+        if error is None:
+            group.stored.set_result(None)
+        else:
+            for tenant, batch in group.batches():
+                self._ordinary.give_back(tenant, batch.requests, batch.bytes)
+            for tenant, _, body, _ in group.deferred:
+                self._deferred.give_back(tenant, 1, len(body))
+            group.stored.set_exception(error)
+        waiting = self._group
+        if waiting is not None:
+            if waiting.requests >= waiting.enough:
+                self._hand_over(waiting)
+            else:
+                waiting.stored.get_loop().call_later(_PATIENCE_S, self._hand_over, waiting)
+
     def _run(self) -> None:
+        """The writer's thread."""
         refreshed = time.monotonic()
-        while not (self._closing and not self._waiting):
-            self._wake.wait(_USAGE_REFRESH_S)
-            self._wake.clear()
-            if batch := self._take():
-                self._store(batch)
+        while True:
+            try:
+                group = self._handed.get(timeout=_USAGE_REFRESH_S)
+            except queue.Empty:
+                pass
+            else:
+                if group is None:
+                    return
+                self._store(group)
             if time.monotonic() - refreshed >= _USAGE_REFRESH_S:
-                self._refresh_usage()
+                self._refresh()
                 refreshed = time.monotonic()
 
-    def _take(self) -> list[_Entry]:
-        batch = []
-        while self._waiting:
-            batch.append(self._waiting.popleft())
-        return batch
-
-    def _store(self, batch: list[_Entry]) -> None:
+    def _store(self, group: _Group) -> None:
         error: SpoolFullError | None = None
         try:
-            self._commit(batch)
-        except sqlite3.Error as failure:  # disk full, I/O error: nothing of the batch is stored
-            log.error("spool can't store; senders get 503", file=str(self.path), error=str(failure))
+            self._commit(group)
+            self._failing = False
+        except sqlite3.Error as failure:  # disk full, I/O error: nothing of the group is stored
+            self._failed(failure)
             error = SpoolFullError(f"the spool can't store: {failure}")
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-        loop = batch[0].stored.get_loop()
+        loop = group.stored.get_loop()
         if not loop.is_closed():
-            # One wake-up of the loop for the whole batch.
-            loop.call_soon_threadsafe(self._resolve, batch, error)
+            loop.call_soon_threadsafe(self._committed, group, error)
 
-    def _resolve(self, batch: list[_Entry], error: SpoolFullError | None) -> None:
-        for entry in batch:
-            self._pending[entry.tenant] -= len(entry.body)
-            self._pending_bytes -= len(entry.body)
-            if entry.stored.cancelled():
-                continue
-            if error is None:
-                entry.stored.set_result(None)
-            else:
-                entry.stored.set_exception(error)
+    def _failed(self, failure: sqlite3.Error) -> None:
+        if not self._failing:
+            log.error("spool can't store; senders get 503", file=str(self.path), error=str(failure))
+        self._failing = True
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
 
-    def _commit(self, batch: list[_Entry]) -> None:
-        """1. numbers in each tenant's line, 2. rows, 3. the tenants' counters, 4. commit = fsync."""
+    def _commit(self, group: _Group) -> None:
+        """1. numbers in each tenant's line, 2. rows (their triggers count them), 3. commit = fsync."""
+        lines: dict[str, _Line] = {}
         execute = self._database.execute
+        if len(group.events) == 1 and not group.full and not group.deferred:
+            ((tenant, batch),) = group.events.items()
+            line = self._lines.get(tenant)
+            if line is not None:
+                # One statement is its own transaction: the thread asks for the interpreter once, not once a statement.
+                execute(_INSERT_EVENT, (line.id, line.seq + 1, *batch.columns()))
+                line.seq += 1
+                return
         execute("BEGIN IMMEDIATE")
-        events: list[tuple[int, int, int, bytes]] = []
-        deferred: list[tuple[int, int, int, bytes, str, str]] = []
-        next_seq: dict[str, int] = {}
-        # Tenants new in this transaction: known from its commit on, forgotten if it fails.
-        tenants = dict(self._tenants)
-        sizes: dict[tuple[str, bool], list[int]] = {}
-        for entry in batch:
-            usage = tenants.get(entry.tenant)
-            if usage is None:
-                usage = tenants[entry.tenant] = self._add_tenant(entry.tenant)
-            seq = next_seq.get(entry.tenant, usage.next_seq)
-            next_seq[entry.tenant] = seq + 1
-            sizes.setdefault((entry.tenant, entry.deferral is not None), []).append(len(entry.body))
-            if entry.deferral is None:
-                events.append((usage.id, seq, entry.received_us, entry.body))
-            else:
-                row = (
-                    usage.id,
-                    seq,
-                    entry.received_us,
-                    entry.body,
-                    entry.deferral.signature,
-                    entry.deferral.reason,
-                )
-                deferred.append(row)
-        insert = self._database.executemany
-        insert("INSERT INTO event VALUES (?, ?, ?, ?)", events)
-        if deferred:
-            insert("INSERT INTO deferred VALUES (?, ?, ?, ?, ?, ?)", deferred)
-        for (tenant, is_deferred), lengths in sizes.items():
-            counters = (len(lengths), sum(lengths), tenants[tenant].id)
-            execute(_COUNT_DEFERRED if is_deferred else _COUNT_WRITTEN, counters)
+        for tenant, batch in group.batches():
+            line = self._line_in(lines, tenant)
+            line.seq += 1
+            execute(_INSERT_EVENT, (line.id, line.seq, *batch.columns()))
+        for tenant, received_us, body, deferral in group.deferred:
+            line = self._line_in(lines, tenant)
+            line.deferred_seq += 1
+            row = (line.id, line.deferred_seq, received_us, body, deferral.signature, deferral.reason)
+            execute(_INSERT_DEFERRED, row)
         execute("COMMIT")
-        self._tenants = tenants
-        for (tenant, is_deferred), lengths in sizes.items():
-            usage = self._tenants[tenant]
-            usage.next_seq = next_seq[tenant]
-            self._stored_bytes += sum(lengths)
-            if is_deferred:
-                usage.deferred += sum(lengths)
+        self._lines.update(lines)
+
+    def _line_in(self, lines: dict[str, _Line], tenant: str) -> _Line:
+        """The tenant's line within a transaction: known from its commit on, forgotten if it fails."""
+        line = lines.get(tenant)
+        if line is None:
+            known = self._lines.get(tenant)
+            if known is not None:
+                line = _Line(known.id, known.seq, known.deferred_seq)
             else:
-                usage.written += sum(lengths)
+                ((identifier,),) = self._database.execute(_INSERT_TENANT, (tenant,)).fetchall()
+                line = _Line(identifier, 0, 0)
+            lines[tenant] = line
+        return line
 
-    def _add_tenant(self, name: str) -> _Usage:
-        execute = self._database.execute
-        execute("INSERT OR IGNORE INTO tenant (name) VALUES (?)", (name,))
-        (identifier,) = execute("SELECT id FROM tenant WHERE name = ?", (name,)).fetchone()
-        return _Usage(identifier, 1, 0, 0, 0)
-
-    def _load_usage(self) -> None:
-        for identifier, name, rows, written, drained, deferred_rows, deferred in self._database.execute(
-            "SELECT id, name, written_rows, written_bytes, drained_bytes, deferred_rows, deferred_bytes FROM tenant"
+    def _load(self) -> None:
+        for row in self._database.execute(
+            "SELECT id, name, last_seq, written_rows, written_bytes, drained_rows, drained_bytes,"
+            " deferred_rows, deferred_bytes, released_rows, released_bytes FROM tenant"
         ):
-            # Every row written or set aside took one number, so their count is the last number.
-            self._tenants[name] = _Usage(identifier, rows + deferred_rows + 1, written, drained, deferred)
+            identifier, name, last_seq, *counters = row
+            self._lines[name] = _Line(identifier, last_seq, counters[4])
+            self._ordinary.load(name, Usage(*counters[:4]))
+            self._deferred.load(name, Usage(*counters[4:]))
 
-    def _refresh_usage(self) -> None:
-        """See what the publisher drained, and how full the disk is."""
+    def _refresh(self) -> None:
+        """See what left the lanes and how full the disk is; if storing fails, whether it does still."""
         try:
             self._disk_full = self._is_disk_full()
-            usages = self._database.execute("SELECT name, drained_bytes FROM tenant").fetchall()
+            for name, *gone in self._database.execute(
+                "SELECT name, drained_rows, drained_bytes, released_rows, released_bytes FROM tenant"
+            ).fetchall():
+                self._ordinary.left(name, gone[0], gone[1])
+                self._deferred.left(name, gone[2], gone[3])
+            if self._failing:
+                # A load balancer sends nothing to a receiver that is not ready: it has to try by itself.
+                self._database.execute(f"PRAGMA user_version={LAYOUT}")  # the smallest write; changes nothing
+                self._failing = False
+                log.info("spool stores again", file=str(self.path))
         except (OSError, sqlite3.Error) as failure:
-            log.error("spool can't be read; senders get 503", file=str(self.path), error=str(failure))
-            self._disk_full = True
-            return
-        for name, drained in usages:
-            usage = self._tenants.get(name)
-            if usage is not None:
-                self._stored_bytes -= drained - usage.drained
-                usage.drained = drained
+            if not self._failing:
+                log.error("spool can't be read; senders get 503", file=str(self.path), error=str(failure))
+                self._disk_full = True
 
     def _is_disk_full(self) -> bool:
         return shutil.disk_usage(self.path.parent).free < self._settings.min_free_disk_bytes
 
 
-_COUNT_WRITTEN = "UPDATE tenant SET written_rows = written_rows + ?, written_bytes = written_bytes + ? WHERE id = ?"
-_COUNT_DEFERRED = (
-    "UPDATE tenant SET deferred_rows = deferred_rows + ?, deferred_bytes = deferred_bytes + ? WHERE id = ?"
-)
+def _bounds(settings: SpoolSettings) -> Bounds:
+    return Bounds(settings.max_rows_per_tenant, settings.max_bytes_per_tenant, settings.max_rows, settings.max_bytes)
+
+
+def _deferred_bounds(settings: SpoolSettings) -> Bounds:
+    return Bounds(
+        settings.max_deferred_rows_per_tenant,
+        settings.max_deferred_bytes_per_tenant,
+        settings.max_deferred_rows,
+        settings.max_deferred_bytes,
+    )
+
+
+_INSERT_TENANT = "INSERT INTO tenant (name) VALUES (?) RETURNING id"
+_INSERT_EVENT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_DEFERRED = "INSERT INTO deferred VALUES (?, ?, ?, ?, ?, ?)"

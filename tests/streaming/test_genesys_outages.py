@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import httpx
 import pytest
 
 from schemas.canonical import RECOVERED_KEY
@@ -30,6 +31,21 @@ def test_while_the_breaker_is_open_rest_brings_the_events_and_the_stream_resumes
         # The stream brings again what REST brought; what the process remembers is not published again.
         assert len(events) <= len({event["event_id"] for event in events}) * 1.5
         assert read_all(platform, path.dlq_topic) == []
+
+
+def test_rest_is_polled_for_as_long_as_the_outage_lasts(platform: Platform) -> None:
+    """Also when attempts fail for much longer than the breaker waits, and the vendor asks to wait long."""
+    platform.vendors["genesys"] = {"retry_backoff_ms": 3000, "breaker_reset_seconds": 0.5, "max_retries": 1}
+    with genesys_path(platform) as path:
+        path.start(speed=120)
+        until(lambda: path.played() > 50, what="some events")
+        path.misbehave(refuse={"path": "/stream", "status": 503, "seconds": 600, "retry_after": 300})
+        path.misbehave(disconnect=True)
+        for _ in range(4):
+            happened = path.played()
+            until(lambda happened=happened: len(path.ids()) >= happened, 20, "REST is polled again")  # type: ignore[misc]
+            until(lambda happened=happened: path.played() > happened + 20, 20, "more events")  # type: ignore[misc]
+        assert httpx.get(path.ingest.health + "/readyz").status_code == 200
 
 
 def test_the_gap_of_a_forgotten_cursor_is_filled_by_rest(platform: Platform) -> None:
@@ -73,6 +89,10 @@ def test_malformed_frames_lose_nothing(platform: Platform) -> None:
             path.misbehave(garbage=4)
             time.sleep(1)
         path.wait_until_all_is_on_the_bus()
+        written = path.status()["garbage"]
+        assert all(written[kind] for kind in ("comment", "without_id", "no_utf8", "half")), written
+        # What can't be decoded is a dead letter, with the bytes as they came.
+        assert b"\xff" in b"".join(message.value() or b"" for message in read_all(platform, path.dlq_topic))
 
 
 def test_a_flood_of_disconnects_and_refusals(platform: Platform) -> None:
@@ -97,6 +117,7 @@ def test_rest_pages_that_change_while_being_read_lose_nothing(platform: Platform
         path.misbehave(forget_cursors=True)
         path.ingest.start()
         path.wait_until_all_is_on_the_bus()
+        assert "pages changed while being read" in path.ingest.log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from streaming.errors import ConfigurationError
 from streaming.settings import SpoolSettings
+from streaming.spool.batch import MAX_BYTES, MAX_REQUESTS, SpooledEvent
+from streaming.spool.lanes import SpoolFullError
 from streaming.spool.reader import Drained, SpoolReader
-from streaming.spool.writer import Deferral, SpoolFullError, SpoolWriter
+from streaming.spool.schema import lock_of, open_file, spool_files
+from streaming.spool.writer import Deferral, SpoolWriter
 
 
 def settings(**bounds: int) -> SpoolSettings:
     return SpoolSettings(min_free_disk_bytes=0, **bounds)  # type: ignore[arg-type]
+
+
+def read(reader: SpoolReader, key: int, after: int = 0) -> list[SpooledEvent]:
+    return [event for row in reader.read(key, after, requests=10_000, max_bytes=1 << 24) for event in row.events]
 
 
 async def test_each_tenants_line_keeps_its_order(tmp_path: Path) -> None:
@@ -25,7 +34,7 @@ async def test_each_tenants_line_keeps_its_order(tmp_path: Path) -> None:
     reader = SpoolReader.claim(writer.path)
     assert reader is not None
     for key, name in reader.waiting():
-        bodies = [int(row.body) for row in reader.read(key, 0, rows=1000, max_bytes=1 << 20)]
+        bodies = [int(event.body) for event in read(reader, key)]
         assert bodies == list(range(int(name[1:]), 300, 3))
     reader.close()
     writer.close()
@@ -38,12 +47,13 @@ async def test_numbers_go_on_after_a_restart_and_deletions(tmp_path: Path) -> No
     reader = SpoolReader.claim(writer.path)
     assert reader is not None
     ((key, _),) = reader.waiting()
-    reader.delete([Drained(key, 5, 5, 5)])
+    reader.delete([Drained(key, 1, 5, 5)])
     assert reader.waiting() == []
     writer.close()
     again = SpoolWriter(tmp_path, settings())
     await again.append("t", b"y", 0)
-    assert [row.seq for row in reader.read(key, 0, rows=10, max_bytes=100)] == [7]
+    assert [row.seq for row in reader.read(key, 0, requests=10, max_bytes=100)] == [2]
+    assert again._database.execute("SELECT seq FROM deferred").fetchall() == [(1,)]
     reader.close()
     again.close()
 
@@ -54,7 +64,7 @@ async def test_bounds_count_live_bytes_by_tenant_and_in_all(tmp_path: Path) -> N
     with pytest.raises(SpoolFullError, match="tenant a"):
         writer.append("a", b"x" * 20, 0)
     await writer.append("b", b"x" * 50, 0)
-    with pytest.raises(SpoolFullError, match="150 bytes"):
+    with pytest.raises(SpoolFullError, match="fill 150 bytes"):
         writer.append("c", b"x" * 20, 0)
     reader = SpoolReader.claim(writer.path)
     assert reader is not None
@@ -84,7 +94,7 @@ async def test_a_failed_commit_is_said_and_a_new_tenant_is_not_half_known(tmp_pa
     assert reader is not None
     ((key, name),) = reader.waiting()
     assert name == "new"
-    assert [row.body for row in reader.read(key, 0, rows=10, max_bytes=100)] == [b"y"]
+    assert [event.body for event in read(reader, key)] == [b"y"]
     assert writer.can_store
     reader.close()
     writer.close()
@@ -107,7 +117,7 @@ async def test_nothing_is_acknowledged_that_is_not_stored(tmp_path: Path) -> Non
             await asyncio.gather(*(send(sender) for sender in range(64)))
     finally:
         sys.setswitchinterval(interval)
-    (stored,) = writer._database.execute("SELECT count(*) FROM event").fetchone()
+    (stored,) = writer._database.execute("SELECT sum(requests) FROM event").fetchone()
     assert stored == acknowledged == 64 * 400
     writer.close()
 
@@ -150,8 +160,107 @@ async def test_what_was_answered_is_in_the_file_at_once(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, settings())
     await writer.append("t", b"body", 1)
     other = sqlite3.connect(writer.path)
-    assert other.execute("SELECT body FROM event").fetchall() == [(b"body",)]
+    assert other.execute("SELECT bodies FROM event").fetchall() == [(b"body",)]
     assert other.execute("PRAGMA auto_vacuum").fetchone() == (2,)
     assert writer._database.execute("PRAGMA synchronous").fetchone() == (2,)
     other.close()
     writer.close()
+
+
+async def test_a_row_holds_a_bounded_batch_and_each_request_keeps_its_time(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, settings())
+    bodies = [b"%d" % number for number in range(1200)] + [b"x" * (3 << 20)] * 3
+    waiting = [writer.append("t", body, number) for number, body in enumerate(bodies)]
+    await asyncio.gather(*waiting)
+    reader = SpoolReader.claim(writer.path)
+    assert reader is not None
+    ((key, _),) = reader.waiting()
+    rows = reader.read(key, 0, requests=10_000, max_bytes=1 << 30)
+    assert all(len(row.events) <= MAX_REQUESTS and row.bytes <= MAX_BYTES for row in rows)
+    assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+    assert [tuple(event) for row in rows for event in row.events] == list(enumerate(bodies))
+    reader.delete([Drained(key, row.seq, len(row.events), row.bytes) for row in rows[:2]])
+    assert read(reader, key)[0] == SpooledEvent(len(rows[0].events) + len(rows[1].events), b"%d" % 1024)
+    reader.close()
+    writer.close()
+
+
+async def test_one_who_no_longer_waits_harms_no_other_of_the_same_commit(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, settings())
+
+    async def send() -> None:
+        await writer.append("t", b"x", 0)
+
+    tasks = [asyncio.create_task(send()) for _ in range(3)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[0] is None
+    assert results[2] is None
+    writer.close()
+
+
+async def test_room_that_a_failed_commit_had_taken_is_given_back(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, settings(max_rows_per_tenant=2, max_deferred_rows_per_tenant=1))
+    await writer.append("t", b"x", 0)
+    (pages,) = writer._database.execute("PRAGMA page_count").fetchone()
+    writer._database.execute(f"PRAGMA max_page_count={pages}")
+    for deferral in (None, Deferral("why", "{}")) * 2:
+        with pytest.raises(SpoolFullError, match="can't store"):
+            await writer.append("t", b"x" * 100_000, 0, deferral)
+    assert not writer.can_store
+    writer._database.execute("PRAGMA max_page_count=1000000")
+    await writer.append("t", b"y", 0)
+    await writer.append("t", b"z", 0, Deferral("why", "{}"))
+    assert writer.can_store
+    for deferral in (None, Deferral("why", "{}")):
+        with pytest.raises(SpoolFullError, match="tenant t"):
+            writer.append("t", b"one too many", 0, deferral)
+    writer.close()
+
+
+async def test_released_rows_make_room_in_the_deferred_lane(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, settings(max_deferred_rows_per_tenant=2))
+    for _ in range(2):
+        await writer.append("t", b"x", 0, Deferral("why", "{}"))
+    with pytest.raises(SpoolFullError, match="deferred"):
+        writer.append("t", b"x", 0, Deferral("why", "{}"))
+    other = open_file(writer.path, durable=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("DELETE FROM deferred WHERE seq = 1")
+    other.execute("UPDATE tenant SET released_rows = released_rows + 1, released_bytes = released_bytes + 1")
+    other.execute("COMMIT")
+    other.close()
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await writer.append("t", b"x", 0, Deferral("why", "{}"))
+                break
+            except SpoolFullError:
+                await asyncio.sleep(0.05)
+    assert writer._database.execute("SELECT seq FROM deferred ORDER BY seq").fetchall() == [(2,), (3,)]
+    writer.close()
+
+
+def test_a_file_of_another_layout_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "receiver-000.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("CREATE TABLE event (tenant INTEGER, seq INTEGER, received_us INTEGER, body BLOB)")
+    for claim in (lambda: SpoolWriter(tmp_path, settings()), lambda: SpoolReader.claim(path)):
+        with pytest.raises(ConfigurationError, match=r"receiver-000\.db: .*layout 0.*reconcile"):
+            claim()
+    assert lock_of(path, "write") is not None, "neither keeps its lock"
+
+
+async def test_two_receivers_in_a_folder_are_drained_apart(tmp_path: Path) -> None:
+    writers = [SpoolWriter(tmp_path, settings()) for _ in range(2)]
+    await asyncio.gather(*(writer.append("t", b"%d" % number, 0) for number, writer in enumerate(writers)))
+    assert spool_files(tmp_path) == [writer.path for writer in writers]
+    for number, writer in enumerate(writers):
+        reader = SpoolReader.claim(writer.path)
+        assert reader is not None
+        assert SpoolReader.claim(writer.path) is None
+        ((key, _),) = reader.waiting()
+        assert [event.body for event in read(reader, key)] == [b"%d" % number]
+        reader.close()
+        writer.close()

@@ -36,6 +36,9 @@ class Event:
     offset: int = 0
     partition: int = 0
     id: str | None = None
+    metadata: dict[str, str] = field(
+        default_factory=lambda: {"ccaas.native_type": "test", "genesys.note": 'quote " and, comma'}
+    )
 
     @property
     def event_id(self) -> str:
@@ -53,7 +56,7 @@ class Event:
             "timestamp": to_ms(self.time),
             "event_type": str(self.type),
             "payload": list(self.payload.items()),
-            "metadata": [("ccaas.native_type", "test"), ("genesys.note", 'quote " and, comma')],
+            "metadata": list(self.metadata.items()),
         }
 
 

@@ -9,21 +9,35 @@ WHERE e.load_id > :through AND e.load_id <= :newest AND e.conversation_id IS NOT
 
 -- name: touch_queues
 -- Every interval in which such a conversation has, or had, something completed: all metrics fall at an event's time.
+-- Had: a reconciled event may have left events since, for the webhook that came after all.
 INSERT INTO queue_scope (vendor, tenant_id, interval_ms)
-SELECT DISTINCT e.vendor, e.tenant_id, e.timestamp_ms - mod(e.timestamp_ms, :step_ms)
+SELECT e.vendor, e.tenant_id, e.timestamp_ms - mod(e.timestamp_ms, :step_ms)
 FROM events e
 JOIN conversation_scope c
   ON c.vendor = e.vendor AND c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
 WHERE e.timestamp IS NOT NULL AND e.timestamp_ms < :horizon_ms
+UNION
+SELECT r.vendor, r.tenant_id, r.timestamp_ms - mod(r.timestamp_ms, :step_ms)
+FROM reconciled_events r
+JOIN conversation_scope c
+  ON c.vendor = r.vendor AND c.tenant_id = r.tenant_id AND c.conversation_id = r.conversation_id
+WHERE r.timestamp IS NOT NULL AND r.timestamp_ms < :horizon_ms
 
 -- name: touch_agents_by_legs
 INSERT INTO agent_scope (vendor, tenant_id, agent_id, interval_ms)
-SELECT DISTINCT e.vendor, e.tenant_id, e.agent_id, e.timestamp_ms - mod(e.timestamp_ms, :step_ms)
+SELECT e.vendor, e.tenant_id, e.agent_id, e.timestamp_ms - mod(e.timestamp_ms, :step_ms)
 FROM events e
 JOIN conversation_scope c
   ON c.vendor = e.vendor AND c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
 WHERE e.timestamp IS NOT NULL AND e.timestamp_ms < :horizon_ms AND e.agent_id IS NOT NULL
   AND e.event_type IN ('conversation.handled', 'conversation.wrapup')
+UNION
+SELECT r.vendor, r.tenant_id, r.agent_id, r.timestamp_ms - mod(r.timestamp_ms, :step_ms)
+FROM reconciled_events r
+JOIN conversation_scope c
+  ON c.vendor = r.vendor AND c.tenant_id = r.tenant_id AND c.conversation_id = r.conversation_id
+WHERE r.timestamp IS NOT NULL AND r.timestamp_ms < :horizon_ms AND r.agent_id IS NOT NULL
+  AND r.event_type IN ('conversation.handled', 'conversation.wrapup')
 
 -- name: touch_agents_by_status
 -- A status that is new changes the time from it to the agent's next status, as known now, and no other. Where it no

@@ -1,10 +1,14 @@
-"""Drain of the spools: a tenant's rows in order → normalise → Kafka; a row leaves once Kafka has all that it became."""
+"""Drain of the spools: a tenant's requests in order → normalise → Kafka; a row leaves once Kafka has all it became."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 from prometheus_client import Gauge
@@ -16,7 +20,8 @@ from streaming.deadletter import dead_letter_headers
 from streaming.errors import BadEventError
 from streaming.publisher import Publisher
 from streaming.settings import Settings, Tenant
-from streaming.spool.reader import Drained, SpooledEvent, SpoolReader
+from streaming.spool.batch import SpooledEvent
+from streaming.spool.reader import Drained, SpooledBatch, SpoolReader
 from streaming.spool.schema import spool_files
 from streaming.vendors.cxone.connection import VENDOR
 from streaming.vendors.cxone.messages import Failure, normalise_body
@@ -25,7 +30,7 @@ log = structlog.get_logger()
 
 TRANSPORT = "webhook"
 # A turn of one tenant: small enough that the others wait only milliseconds.
-_ROWS_PER_TURN = 500
+_REQUESTS_PER_TURN = 500
 _BYTES_PER_TURN = 8 * 1024 * 1024
 
 # A topic without permission, or deleted: tried again so often, while the other tenants go on.
@@ -33,7 +38,41 @@ _REFUSED_PAUSE_S = 30.0
 # The receiver's commits come first; after so long the drain insists.
 _PATIENCE_S = 1.0
 
-in_flight = Gauge("ccaas_cxone_spool_in_flight", "Spool rows read but not yet acknowledged by Kafka", ["tenant_id"])
+in_flight = Gauge(
+    "ccaas_cxone_spool_in_flight", "Webhook requests read from the spool, not all in Kafka yet", ["tenant_id"]
+)
+
+
+class _Position(NamedTuple):
+    """Of a row in a tenant's line: its number, and requests and bytes from the start of this run through it."""
+
+    seq: int
+    rows: int
+    bytes: int
+
+
+class _Flight:
+    """Requests of a line at the producer. A line that begins anew gets another; late answers count in the old one."""
+
+    __slots__ = ("requests",)
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+
+class _Row:
+    """A row of the spool that was read: done once all its requests are."""
+
+    __slots__ = ("done", "left")
+
+    def __init__(self, requests: int, done: Callable[[], None]) -> None:
+        self.left = requests
+        self.done = done
+
+    def finish_one(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.done()
 
 
 class TenantLine:
@@ -42,36 +81,65 @@ class TenantLine:
     def __init__(self, tenant: Tenant, key: int) -> None:
         self.tenant = tenant
         self.key = key
+        # What was read and is not yet at the producer: a batch may be larger than the producer's room.
+        self._read: deque[tuple[SpooledEvent, _Row]] = deque()
         self.read_through = 0
         self.deleted_through = 0
-        # Position: (number, rows and bytes from the start of this run through that number).
-        self.tracker: AckTracker[tuple[int, int, int]] = AckTracker()
+        self.tracker: AckTracker[_Position] = AckTracker()
         self._rows = 0
         self._bytes = 0
         self._deleted = (0, 0)
+        self._flight = _Flight()
         self.paused_until = 0.0
 
-    def handle(self, row: SpooledEvent, publisher: Publisher) -> None:
-        """Hot path: one row becomes records at the producer, or dead letters."""
-        tenant, tracker = self.tenant, self.tracker
-        events, failure = normalise_body(normaliser(VENDOR), row.body, tenant.tenant_id)
+    @property
+    def in_flight(self) -> int:
+        """Requests at the producer."""
+        return self._flight.requests
+
+    @property
+    def has_read(self) -> bool:
+        """Whether requests wait here for room at the producer."""
+        return bool(self._read)
+
+    def take(self, batches: list[SpooledBatch]) -> None:
+        """Put rows read from the spool in line."""
+        for batch in batches:
+            self.read_through = batch.seq
+            self._rows += len(batch.events)
+            self._bytes += batch.bytes
+            position = _Position(batch.seq, self._rows, self._bytes)
+            entry = self.tracker.begin(position, 1)
+            row = _Row(len(batch.events), partial(self.tracker.acknowledge, entry))
+            self._read += [(event, row) for event in batch.events]
+
+    def publish_next(self, publisher: Publisher) -> None:
+        """Hot path: one request becomes records at the producer, or dead letters."""
+        request, row = self._read.popleft()
+        tenant, flight = self.tenant, self._flight
+        events, failure = normalise_body(normaliser(VENDOR), request.body, tenant.tenant_id)
         records: list[tuple[CanonicalEvent, bytes]] = []
         for event in events:
             try:
                 records.append((event, publisher.encode(event)))
             except BadEventError as error:
-                failure = failure or Failure(row.body, error)
-        self.read_through = row.seq
-        self._rows += 1
-        self._bytes += len(row.body)
-        entry = tracker.begin((row.seq, self._rows, self._bytes), len(records) + (failure is not None))
+                failure = failure or Failure(request.body, error)
+        left = len(records) + (failure is not None)
+        if left == 0:
+            row.finish_one()
+            return
+        flight.requests += 1
 
         def acknowledged() -> None:
-            tracker.acknowledge(entry)
+            nonlocal left
+            left -= 1
+            if left == 0:
+                flight.requests -= 1
+                row.finish_one()
 
         for event, value in records:
             publisher.publish(
-                tenant, event, value, received_us=row.received_us, transport=TRANSPORT, acknowledged=acknowledged
+                tenant, event, value, received_us=request.received_us, transport=TRANSPORT, acknowledged=acknowledged
             )
         if failure is not None:
             headers = dead_letter_headers(failure.error, stage="normalise", transport=TRANSPORT)
@@ -79,18 +147,20 @@ class TenantLine:
 
     def begin_anew(self, now: float) -> None:
         """Read again from what the spool holds, after a pause: Kafka refused a record."""
+        self._read.clear()
         self.read_through = self.deleted_through
         self._rows, self._bytes = self._deleted
         self.tracker = AckTracker()
+        self._flight = _Flight()
         self.paused_until = now + _REFUSED_PAUSE_S
 
     def drained(self) -> Drained | None:
         """What Kafka has and the spool still holds; None if nothing."""
         position = self.tracker.acknowledged
-        if position is None or position[0] == self.deleted_through:
+        if position is None or position.seq == self.deleted_through:
             return None
-        seq, rows, size = position
-        return Drained(self.key, seq, rows - self._deleted[0], size - self._deleted[1])
+        rows, size = self._deleted
+        return Drained(self.key, position.seq, position.rows - rows, position.bytes - size)
 
     def deleted(self, item: Drained) -> None:
         """The spool no longer holds it."""
@@ -130,16 +200,15 @@ class SpoolDrain:
             if self._is_paused(line, publisher):
                 self._more = True
                 continue
-            room = min(_ROWS_PER_TURN, self._max_in_flight - len(line.tracker))
+            room = min(_REQUESTS_PER_TURN, self._max_in_flight - line.in_flight)
             if room <= 0 or not publisher.has_room():
                 self._more = True
                 continue
-            rows = self._reader.read(key, line.read_through, rows=room, max_bytes=_BYTES_PER_TURN)
-            for row in rows:
-                if not publisher.has_room():
-                    break
-                line.handle(row, publisher)
-            if rows:
+            if not line.has_read:
+                line.take(self._reader.read(key, line.read_through, requests=room, max_bytes=_BYTES_PER_TURN))
+            while room > 0 and line.has_read and publisher.has_room():
+                line.publish_next(publisher)
+                room -= 1
                 read = self._more = True
         return read
 
@@ -155,7 +224,7 @@ class SpoolDrain:
     def delete_acknowledged(self) -> None:
         """One transaction for all that Kafka has; when idle, give the space back instead."""
         for line in self._lines.values():
-            in_flight.labels(line.tenant.tenant_id).set(len(line.tracker))
+            in_flight.labels(line.tenant.tenant_id).set(line.in_flight)
         drained = {key: item for key, line in self._lines.items() if (item := line.drained()) is not None}
         now = time.monotonic()
         if drained:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
@@ -43,6 +44,8 @@ def run_publisher(settings: Settings, stop: threading.Event) -> None:
         ended = threading.Event()
         poller = AgentStatePoller(settings, encoder, ended)
         poller.start()
+        # What is there now stays as long as the process; looking through it again and again takes time from events.
+        gc.freeze()
         try:
             _loop(drain, publisher, poller, progress, stop)
             publisher.drain(10)

@@ -1,6 +1,7 @@
-"""cxone-receiver: a webhook is answered 200 once it is on disk. Plain ASGI, since every request passes here.
+"""cxone-receiver: a webhook is answered 200 once it is on disk. Plain RSGI, since every request passes here.
 
-Answers: 200 accepted or deferred · 401 bearer · 404 tenant or path · 405 method · 413 size · 415 type · 503 no room.
+Answers: 200 accepted or deferred · 401 bearer, or neither signature nor structure · 404 tenant or path · 405 method ·
+413 size · 415 type · 429 rate · 503 no room.
 """
 
 from __future__ import annotations
@@ -8,24 +9,25 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
 
 import httpx
 import orjson
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_latest
 
 from streaming.errors import UntrustedError
 from streaming.settings import Settings
-from streaming.spool.writer import Deferral, SpoolFullError, SpoolWriter
+from streaming.spool.lanes import SpoolFullError
+from streaming.spool.writer import Deferral, SpoolWriter
 from streaming.vendors import connection_of
 from streaming.vendors.cxone.connection import VENDOR, CxoneConnection
 from streaming.vendors.cxone.keys import KeyFetcher
+from streaming.vendors.cxone.keystore import KeyStore
+from streaming.vendors.cxone.rate import RateLimit, retry_after
+from streaming.vendors.cxone.rsgi import Headers, HttpProtocol, ProtocolClosed, ProtocolError, Scope
 from streaming.vendors.cxone.signature import (
     SIGNATURE_HEADER,
     TIMESTAMP_HEADER,
-    Headers,
     HmacVerifier,
     JwsVerifier,
     UnknownKeyError,
@@ -34,16 +36,16 @@ from streaming.vendors.cxone.signature import (
 
 log = structlog.get_logger()
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 _PREFIX = "/cxone/webhook/"
-_JSON = b"application/json"
+_PREFIX_LENGTH = len(_PREFIX)
 # How long a request may wait for keys that its signature names and we lack; then it is deferred.
 _KEY_WAIT_S = 3.0
+_HOUR_S = 3600.0
+_SIGNATURE, _TIMESTAMP = SIGNATURE_HEADER.decode(), TIMESTAMP_HEADER.decode()
 
 answers = Counter("ccaas_cxone_webhooks", "Webhook requests by answer", ["tenant_id", "answer"])
+spool_rows = Gauge("ccaas_cxone_spool_rows", "Webhook requests in this receiver's spool", ["lane"])
+spool_bytes = Gauge("ccaas_cxone_spool_bytes", "Bytes of bodies in this receiver's spool", ["lane"])
 
 
 class _Answer(Exception):  # noqa: N818 (an answer, seldom an error)
@@ -52,22 +54,22 @@ class _Answer(Exception):  # noqa: N818 (an answer, seldom an error)
     Args:
         status: HTTP status.
         detail: What is wrong and what to do.
-        retry_after: Seconds, for 503.
+        retry_after: Seconds, for 429 and 503.
     """
 
     def __init__(self, status: int, detail: str, retry_after: int | None = None) -> None:
         super().__init__(detail)
         self.status = status
-        self.body = orjson.dumps({"error": detail})
         self.retry_after = retry_after
 
 
 class _Tenant:
     """What a request to one tenant needs."""
 
-    def __init__(self, tenant_id: str, connection: CxoneConnection, http: httpx.AsyncClient) -> None:
+    def __init__(self, tenant_id: str, connection: CxoneConnection, http: httpx.AsyncClient, store: KeyStore) -> None:
         self.id = tenant_id
-        self.bearers = [b"Bearer " + token.get_secret_value().encode() for token in connection.webhook_tokens]
+        self.bearers = tuple(b"Bearer " + token.get_secret_value().encode() for token in connection.webhook_tokens)
+        self.rate = RateLimit(connection.requests_per_second)
         self.keys: KeyFetcher | None = None
         self.verifier: Verifier
         if connection.signature == "hmac":
@@ -77,17 +79,28 @@ class _Tenant:
             assert connection.jwks_url is not None  # noqa: S101
             self.verifier = jws = JwsVerifier(connection.replay_window_seconds)
             self.keys = KeyFetcher(
-                http, tenant_id, connection.jwks_url, jws, at_most_every=connection.unknown_key_seconds
+                http,
+                tenant_id,
+                connection.jwks_url,
+                jws,
+                at_most_every=connection.unknown_key_seconds,
+                ttl=connection.keys_ttl_hours * _HOUR_S,
+                store=store,
             )
-        self.accepted = answers.labels(tenant_id, "accepted")
-        self.deferred = answers.labels(tenant_id, "deferred")
+        # Moved to the counter when somebody reads it.
+        self.accepted = 0
 
-    def knows(self, authorization: bytes) -> bool:
-        return any(hmac.compare_digest(bearer, authorization) for bearer in self.bearers)
+    def knows(self, authorization: str | None) -> bool:
+        """Whether one of the tenant's tokens is presented; in constant time."""
+        presented = authorization.encode() if authorization else b""
+        for bearer in self.bearers:  # noqa: SIM110 (any() makes a generator, once a request)
+            if hmac.compare_digest(bearer, presented):
+                return True
+        return False
 
 
 class Receiver:
-    """The ASGI application.
+    """The RSGI application.
 
     Args:
         settings: The platform's.
@@ -99,8 +112,9 @@ class Receiver:
         self._max_body = settings.receiver.max_body_bytes
         self._retry_after = settings.spool.retry_after_seconds
         self._http = httpx.AsyncClient(timeout=5)
+        self._store = KeyStore(settings.state_url)
         self._tenants = {
-            tenant.tenant_id: _Tenant(tenant.tenant_id, connection_of(tenant, CxoneConnection), self._http)
+            tenant.tenant_id: _Tenant(tenant.tenant_id, connection_of(tenant, CxoneConnection), self._http, self._store)
             for tenant in settings.tenants_of(VENDOR)
         }
         self._background: list[asyncio.Task[None]] = []
@@ -117,105 +131,130 @@ class Receiver:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._http.aclose()
+        await asyncio.to_thread(self._store.close)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            return
-        path: str = scope["path"]
+    async def __rsgi__(self, scope: Scope, protocol: HttpProtocol) -> None:
+        """One request. Hot path: 1. who and what, 2. the body, 3. its signature, 4. on disk, 5. the answer."""
+        path = scope.path
         if not path.startswith(_PREFIX):
-            await self._serve_probe(path, send)
+            self._serve_probe(path, protocol)
             return
-        tenant_id = path[len(_PREFIX) :]
+        tenant_id = path[_PREFIX_LENGTH:]
         try:
-            body = await self._webhook(tenant_id, scope, receive)
-        except _Answer as answer:
-            known = tenant_id if tenant_id in self._tenants else "unknown"
-            answers.labels(known, str(answer.status)).inc()
-            log.warning("webhook refused", tenant_id=known, status=answer.status, detail=str(answer))
-            headers = [(b"retry-after", b"%d" % answer.retry_after)] if answer.retry_after is not None else []
-            await _respond(send, answer.status, answer.body, headers)
-            return
-        await _respond(send, 200, body)
+            headers = scope.headers
+            tenant = self._admit(tenant_id, scope.method, headers)
 
-    async def _webhook(self, tenant_id: str, scope: Scope, receive: Receive) -> bytes:
-        """1. who and what, 2. the body, 3. its signature, 4. on disk, 5. the answer."""
+            length = self._length(headers)
+            body = await protocol() if length is not None else await self._read_pieces(protocol)
+            if length is not None and len(body) != length:
+                raise _Answer(400, _HUNG_UP)
+            received_us = time.time_ns() // 1000
+
+            # Of two signatures none counts: which one is looked at must not be the sender's choice.
+            signature = ",".join(headers.get_all(_SIGNATURE)).encode()
+            timestamp = headers.get(_TIMESTAMP, "").encode()
+            deferral: Deferral | None = None
+            try:
+                tenant.verifier.check(signature, timestamp, body)
+            except UntrustedError as doubt:
+                deferral = await self._look_again(tenant, doubt, signature, timestamp, body)
+
+            await self._spool.append(tenant_id, body, received_us, deferral)
+        except _Answer as answer:
+            self._refuse(tenant_id, answer, protocol)
+        except SpoolFullError as full:
+            self._refuse(tenant_id, _Answer(503, str(full), self._retry_after), protocol)
+        except (ProtocolError, ProtocolClosed):
+            self._refuse(tenant_id, _Answer(400, _HUNG_UP), protocol)
+        else:
+            if deferral is None:
+                tenant.accepted += 1
+                protocol.response_bytes(200, _JSON, _ACCEPTED)
+            else:
+                answers.labels(tenant_id, "deferred").inc()
+                protocol.response_bytes(200, _JSON, _DEFERRED)
+
+    def _admit(self, tenant_id: str, method: str, headers: Headers) -> _Tenant:
+        """Whose request it is, if its head lets it in."""
         tenant = self._tenants.get(tenant_id)
         if tenant is None:
             raise _Answer(404, "no such tenant; the path is /cxone/webhook/{tenant_id}")
-        if scope["method"] != "POST":
+        if method != "POST":
             raise _Answer(405, "POST one JSON event or an array of them")
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        if not tenant.knows(headers.get(b"authorization", b"")):
+        if not tenant.knows(headers.get("authorization")):
             raise _Answer(401, "the bearer token is not this tenant's; compare connection.webhook_tokens")
-        if not headers.get(b"content-type", b"").startswith(_JSON):
+        if wait := tenant.rate.take():
+            raise _Answer(429, "more than connection.requests_per_second; come again later", retry_after(wait))
+        if not headers.get("content-type", "").startswith("application/json"):
             raise _Answer(415, "the content type must be application/json")
+        return tenant
 
-        body = await self._read(headers, receive)
-        received_us = time.time_ns() // 1000
-        deferral = await self._check_signature(tenant, headers, body)
-        try:
-            await self._spool.append(tenant_id, body, received_us, deferral)
-        except SpoolFullError as full:
-            raise _Answer(503, str(full), retry_after=self._retry_after) from None
-        if deferral is None:
-            tenant.accepted.inc()
-            return _ACCEPTED
-        tenant.deferred.inc()
-        return _DEFERRED
+    def _length(self, headers: Headers) -> int | None:
+        """The body's announced length, B; None if nobody said how much is to come (chunked, HTTP/2)."""
+        announced = headers.get("content-length")
+        if announced is None:
+            return None
+        length = int(announced)  # the server lets only digits pass
+        if length > self._max_body:
+            raise _too_large(self._max_body)
+        return length
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        limit = self._max_body
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > limit:
-            raise _too_large(limit)
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            parts, size = [body], len(body)
-            while message.get("more_body"):
-                message = await receive()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit:
-                    raise _too_large(limit)
-            body = b"".join(parts)
-        if message["type"] == "http.disconnect":
-            raise _Answer(400, "the sender hung up before the end")
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
+    async def _read_pieces(self, protocol: HttpProtocol) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        async for part in protocol:
+            parts.append(part)
+            size += len(part)
+            if size > self._max_body:
+                raise _too_large(self._max_body)
+        return b"".join(parts)
 
-    async def _check_signature(self, tenant: _Tenant, headers: Headers, body: bytes) -> Deferral | None:
-        """None if the signature is good; why the event is set aside if only the bearer vouches for it."""
-        try:
+    async def _look_again(
+        self, tenant: _Tenant, doubt: UntrustedError, signature: bytes, timestamp: bytes, body: bytes
+    ) -> Deferral | None:
+        """None if newer keys verify the signature; why the event is set aside if only the bearer vouches for it."""
+        if isinstance(doubt, UnknownKeyError) and tenant.keys is not None:
             try:
-                tenant.verifier.verify(headers, body)
-            except UnknownKeyError:
-                if tenant.keys is None or not await tenant.keys.fetch_within(_KEY_WAIT_S):
-                    raise
-                tenant.verifier.verify(headers, body)
-        except UntrustedError as doubt:
-            log.warning("signature not verified", tenant_id=tenant.id, reason=str(doubt))
-            if not looks_like_events(body):
-                raise _Answer(401, f"{doubt}; and the body is no event") from None
-            kept = {
-                name.decode(): headers.get(name, b"").decode("latin-1") for name in (SIGNATURE_HEADER, TIMESTAMP_HEADER)
-            }
-            return Deferral(str(doubt), orjson.dumps(kept).decode())
-        return None
+                if await tenant.keys.fetch_within(_KEY_WAIT_S):
+                    tenant.verifier.check(signature, timestamp, body)
+                    return None
+            except UntrustedError as still:
+                doubt = still
+        log.warning("signature not verified", tenant_id=tenant.id, reason=str(doubt))
+        if not looks_like_events(body):
+            raise _Answer(401, f"{doubt}; and the body is no event")
+        kept = {_SIGNATURE: signature.decode(), _TIMESTAMP: timestamp.decode()}
+        return Deferral(str(doubt), orjson.dumps(kept).decode())
 
-    async def _serve_probe(self, path: str, send: Send) -> None:
+    def _refuse(self, tenant_id: str, answer: _Answer, protocol: HttpProtocol) -> None:
+        known = tenant_id if tenant_id in self._tenants else "unknown"
+        answers.labels(known, str(answer.status)).inc()
+        log.warning("webhook refused", tenant_id=known, status=answer.status, detail=str(answer))
+        headers = _JSON if answer.retry_after is None else [*_JSON, ("retry-after", str(answer.retry_after))]
+        protocol.response_bytes(answer.status, headers, orjson.dumps({"error": str(answer)}))
+
+    def _serve_probe(self, path: str, protocol: HttpProtocol) -> None:
+        status, headers, body = 200, _JSON, b""
         if path == "/healthz":
             alive = self._spool.is_alive
-            await _respond(send, 200 if alive else 503, ALIVE if alive else b'{"status":"the spool has no writer"}')
+            status, body = (200, ALIVE) if alive else (503, b'{"status":"the spool has no writer"}')
         elif path == "/readyz":
             ready = self._spool.can_store
-            await _respond(send, 200 if ready else 503, b'{"status":"ready"}' if ready else b'{"status":"spool full"}')
+            status, body = (200, b'{"status":"ready"}') if ready else (503, b'{"status":"spool full"}')
         elif path == "/metrics":
-            await _respond(send, 200, generate_latest(), content_type=CONTENT_TYPE_LATEST.encode())
+            headers, body = [("content-type", CONTENT_TYPE_LATEST)], self._metrics()
         else:
-            await _respond(send, 404, b'{"error":"paths: /cxone/webhook/{tenant_id} /healthz /readyz /metrics"}')
+            status, body = 404, b'{"error":"paths: /cxone/webhook/{tenant_id} /healthz /readyz /metrics"}'
+        protocol.response_bytes(status, headers, body)
+
+    def _metrics(self) -> bytes:
+        for tenant in self._tenants.values():
+            counted, tenant.accepted = tenant.accepted, 0
+            answers.labels(tenant.id, "accepted").inc(counted)
+        for name, lane in self._spool.lanes.items():
+            spool_rows.labels(name).set(lane.usage.rows)
+            spool_bytes.labels(name).set(lane.usage.bytes)
+        return generate_latest()
 
 
 def _too_large(limit: int) -> _Answer:
@@ -225,8 +264,10 @@ def _too_large(limit: int) -> _Answer:
 ALIVE = b'{"status":"alive"}'
 """Answer of ``/healthz``, by which another copy knows this one."""
 
+_JSON = [("content-type", "application/json")]
 _ACCEPTED = b'{"status":"accepted"}'
 _DEFERRED = b'{"status":"deferred"}'
+_HUNG_UP = "the sender hung up before the end"
 
 
 def looks_like_events(body: bytes) -> bool:
@@ -240,15 +281,3 @@ def looks_like_events(body: bytes) -> bool:
         isinstance(event, dict) and isinstance(event.get("eventType"), str) and event.get("contactId")
         for event in events
     )
-
-
-async def _respond(
-    send: Send,
-    status: int,
-    body: bytes,
-    headers: Iterable[tuple[bytes, bytes]] = (),
-    content_type: bytes = _JSON,
-) -> None:
-    start = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": start})
-    await send({"type": "http.response.body", "body": body})

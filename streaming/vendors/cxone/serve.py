@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 
@@ -48,14 +49,33 @@ def run_receiver(settings: Settings, stop: threading.Event) -> None:
     uvloop.run(_serve(settings, stop))
 
 
+def server_of(application: object, address: str, port: int) -> Server:
+    """Granian as the receiver runs it, around any RSGI application.
+
+    Args:
+        application: The application.
+        address: To listen at.
+        port: To listen at.
+    """
+    return Server(
+        application,
+        address=address,
+        port=port,
+        interface=Interfaces.RSGI,
+        backlog=_BACKLOG,
+        websockets=False,
+        log_enabled=False,
+    )
+
+
 async def _serve(settings: Settings, stop: threading.Event) -> None:
     spool = SpoolWriter(settings.spool_dir, settings.spool)
     receiver = Receiver(settings, spool)
     receiver.start()
     address, port = settings.receiver.host, settings.receiver.port
-    server = Server(
-        receiver, address=address, port=port, interface=Interfaces.ASGI, backlog=_BACKLOG, log_enabled=False
-    )
+    server = server_of(receiver, address, port)
+    # What is there now stays as long as the process; looking through it again and again takes time from requests.
+    gc.freeze()
     log.info("receiver listens", address=address, port=port, spool=str(spool.path))
     serving = asyncio.create_task(server.serve())
     try:

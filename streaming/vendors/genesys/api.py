@@ -5,14 +5,16 @@ Sources: developer.genesys.cloud, analytics conversations and users details quer
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import httpx
 import structlog
 
-from streaming.errors import ServiceUnavailableError
+from streaming.errors import CcaasError, ServiceUnavailableError
 from streaming.rest import RestClient
 
 log = structlog.get_logger()
@@ -28,7 +30,8 @@ _PAGE = 100
 # A query's interval may be no longer.
 MAX_INTERVAL = timedelta(days=31)
 # Rows that appear or vanish between two pages shift the rest: the query is then read again, so often.
-_MAX_PASSES = 4
+_MAX_PASSES = 5
+_MAX_PAGES = 10_000
 _READ_SCOPE = "conversation:view"
 _CHANNEL_SCOPE = "integration:write"
 
@@ -96,15 +99,16 @@ class GenesysApi:
     async def agent_ids(self) -> list[str]:
         """Ids of all users. Raises as conversations()."""
         found: dict[str, None] = {}
-        number = 1
-        while True:
+        for number in range(1, _MAX_PAGES + 1):
             params = {"pageSize": _PAGE, "pageNumber": number}
             answer = await self._rest.request("GET", self._url + _USERS, scope=_READ_SCOPE, params=params)
             page = _object(answer, _USERS)
-            found |= dict.fromkeys(str(user["id"]) for user in _rows(page, "entities", _USERS))
-            if number >= int(page.get("pageCount") or 0):
+            users = _rows(page, "entities", _USERS)
+            found |= dict.fromkeys(str(user["id"]) for user in users if isinstance(user, dict) and user.get("id"))
+            if number >= _count(page, "pageCount", _USERS):
                 return list(found)
-            number += 1
+        msg = f"{_USERS}: more than {_MAX_PAGES} pages"
+        raise ServiceUnavailableError(msg)
 
     async def open_channel(self, topics: list[str]) -> Channel:
         """A new channel that is subscribed to the topics. Raises as conversations()."""
@@ -116,7 +120,13 @@ class GenesysApi:
             msg = f"{_CHANNELS}: no {missing} in the answer"
             raise ServiceUnavailableError(msg) from None
         url = f"{self._url}{_CHANNELS}/{channel.id}/subscriptions"
-        await self._rest.request("PUT", url, scope=_CHANNEL_SCOPE, json=[{"id": topic} for topic in topics])
+        try:
+            await self._rest.request("PUT", url, scope=_CHANNEL_SCOPE, json=[{"id": topic} for topic in topics])
+        except BaseException:
+            # An organisation has few channels, and the oldest goes when one more is made.
+            with suppress(CcaasError):
+                await asyncio.shield(self.close_channel(channel))
+            raise
         return channel
 
     async def close_channel(self, channel: Channel) -> None:
@@ -124,27 +134,37 @@ class GenesysApi:
         await self._rest.request("DELETE", f"{self._url}{_CHANNELS}/{channel.id}", scope=_CHANNEL_SCOPE)
 
     async def _pages(self, path: str, query: dict[str, Json], rows_key: str, id_key: str) -> AsyncIterator[list[Json]]:
-        """Every page; again from the first if rows moved between two of them. A row may come more than once."""
+        """Every page; again from the first if rows may have moved between two of them. A row may come more than once.
+
+        Rows that are added at the end do no harm. One that appears or vanishes before it shifts the rest by one, and
+        not all of that shows in the counts. So several pages count as read when a pass saw nothing twice, as much as
+        was promised, and all that the pass before it saw; a single page can't move.
+        """
+        before: set[str] | None = None
         for _ in range(_MAX_PASSES):
             seen: set[str] = set()
-            rows_read, first_total, number = 0, 0, 1
-            while True:
+            rows_read = first_total = 0
+            for number in range(1, _MAX_PAGES + 1):
                 body = {**query, "paging": {"pageSize": _PAGE, "pageNumber": number}}
                 page = _object(await self._rest.request("POST", self._url + path, scope=_READ_SCOPE, json=body), path)
                 if number == 1:
-                    first_total = int(page.get("totalHits") or 0)
+                    first_total = _count(page, "totalHits", path)
                 rows = _rows(page, rows_key, path)
                 if rows:
                     yield rows
                 rows_read += len(rows)
-                seen.update(str(row.get(id_key)) if isinstance(row, dict) else repr(row) for row in rows)
-                if len(rows) < _PAGE:
+                ids = {str(row.get(id_key)) if isinstance(row, dict) else repr(row) for row in rows}
+                is_new = not ids <= seen
+                seen |= ids
+                if len(rows) < _PAGE or not is_new:
                     break
-                number += 1
-            # Rows that were added at the end do no harm. One read twice, or one too few, says that rows moved.
-            if len(seen) == rows_read and rows_read >= first_total:
+            is_single = number == 1 and rows_read >= first_total
+            is_whole = len(seen) == rows_read and rows_read >= first_total
+            if is_single or (is_whole and before is not None and before <= seen):
                 return
-            log.info("pages changed while being read; read again", path=path, rows=rows_read, total=first_total)
+            if before is not None or not is_whole:
+                log.info("pages changed while being read; read again", path=path, rows=rows_read, total=first_total)
+            before = seen
         msg = f"{path}: the pages changed while being read, {_MAX_PASSES} times"
         raise ServiceUnavailableError(msg)
 
@@ -158,6 +178,14 @@ def _object(answer: httpx.Response, path: str) -> dict[str, Json]:
         msg = f"{path}: the answer is no JSON object"
         raise ServiceUnavailableError(msg)
     return page
+
+
+def _count(page: dict[str, Json], key: str, path: str) -> int:
+    count = page.get(key) or 0
+    if not isinstance(count, int):
+        msg = f"{path}: {key} is no whole number"
+        raise ServiceUnavailableError(msg)
+    return count
 
 
 def _rows(page: dict[str, Json], key: str, path: str) -> list[Json]:

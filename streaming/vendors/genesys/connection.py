@@ -11,6 +11,16 @@ from streaming.settings import HttpAddress
 VENDOR = "genesys"
 
 
+StreamName = Literal["conversation", "routing", "interaction"]
+
+KINDS: dict[StreamName, tuple[str, ...]] = {
+    "conversation": ("customer.start", "customer.end", "acw"),
+    "routing": ("acd.start", "acd.end"),
+    "interaction": ("user.start", "user.end"),
+}
+"""What each stream brings of conversations; ``routing`` also brings agents' statuses."""
+
+
 class GenesysConnection(BaseModel):
     """Endpoints and credentials of one Genesys organisation."""
 
@@ -23,10 +33,10 @@ class GenesysConnection(BaseModel):
     stream_url: HttpAddress | None = None
     client_id: Annotated[str, Field(min_length=1)]
     client_secret: SecretStr
-    streams: Annotated[tuple[str, ...], Field(min_length=1)] = ("conversation", "routing", "interaction")
-    # No byte for so long, not even a heartbeat: the stream is half-dead and is opened anew.
-    heartbeat_timeout_seconds: PositiveFloat = 30
-    # The vendor's limit of REST requests.
+    streams: Annotated[tuple[StreamName, ...], Field(min_length=1)] = ("conversation", "routing", "interaction")
+    # No byte for so long, not even a heartbeat (the vendor's come every 30 s): the stream is half-dead and opened anew.
+    heartbeat_timeout_seconds: PositiveFloat = 75
+    # The vendor's limit of REST requests; the ingest, the completeness check and a backfill share it.
     rest_requests_per_minute: PositiveFloat = 300
     # A details query finds conversations that began on a day its interval touches: one may run for so long.
     longest_conversation_hours: PositiveFloat = 24
@@ -60,6 +70,8 @@ class GenesysOptions(BaseModel):
     # The breaker lets one attempt through after so long; meanwhile REST is polled.
     breaker_reset_seconds: PositiveFloat = 30
     rest_poll_seconds: PositiveFloat = 15
+    # The vendor's analytics lag behind its streams: a gap counts as filled once REST was asked so long after its end.
+    rest_settle_seconds: Annotated[float, Field(ge=0)] = 900
 
     @model_validator(mode="after")
     def _span_is_one(self) -> Self:

@@ -16,6 +16,8 @@ Json = dict[str, Any]
 Message = dict[str, Any]
 
 _CONVERSATION = "v2.detail.events.conversation"
+# The agent's leg may begin a moment before the queue's segment ends.
+_SKEW_MS = 2_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _WRAPUP, _ALERT, _HOLD = "wrapup", "alert", "hold"
@@ -76,6 +78,8 @@ def _of_conversation(conversation: Json) -> Iterator[Message]:
         if make is None:
             continue  # ivr, workflow, external, …: the stream has no topic of theirs
         for session in participant.get("sessions") or ():
+            if not session.get("segments"):
+                continue  # just made: nothing has happened in it yet
             common = {
                 "conversationId": conversation_id,
                 "participantId": participant.get("participantId"),
@@ -104,26 +108,29 @@ class _Told(NamedTuple):
     is_over: bool
 
 
-def _customer(participant: Json, session: Json, told: _Told) -> Iterator[Part]:  # noqa: ARG001 (one signature for all)
+def _customer(participant: Json, session: Json, told: _Told) -> Iterator[Part]:  # noqa: ARG001 (one signature)
     segments = session["segments"]
     yield "customer.start", _ms(segments[0]["segmentStart"]), {}
-    if (end := segments[-1].get("segmentEnd")) is not None:
+    # Between two segments the last one is over, and the conversation is not.
+    if told.is_over and (end := segments[-1].get("segmentEnd")) is not None:
         yield "customer.end", _ms(end), {"disconnectType": _upper(segments[-1])}
 
 
 def _acd(participant: Json, session: Json, told: _Told) -> Iterator[Part]:  # noqa: ARG001
-    metrics = _metrics(session)
-    for segment in session["segments"]:
+    segments = session["segments"]
+    for segment in segments:
         queue = {"queueId": segment["queueId"]}
         begin = _ms(segment["segmentStart"])
         yield "acd.start", begin, queue
         if segment.get("segmentEnd") is None:
             continue
         end = _ms(segment["segmentEnd"])
+        # The session's metrics are of its end, so of its last segment.
+        metrics = _metrics(session) if segment is segments[-1] else {}
         left = _outcome(metrics, told, end, segment["queueId"])
         if left is None:
             continue
-        waited = metrics.get("tAcd", end - begin) if len(session["segments"]) == 1 else end - begin
+        waited = metrics.get("tAcd", end - begin) if len(segments) == 1 else end - begin
         yield "acd.end", end, {**queue, **left, "connectedDurationMs": waited}
 
 
@@ -136,26 +143,29 @@ def _outcome(metrics: Json, told: _Told, at_ms: int, queue_id: str) -> Json | No
         return {"acdOutcome": "ABANDON"}
     if "tFlowOut" in metrics:
         return {"acdOutcome": "FLOW_OUT"}
-    answering = [leg for leg in told.legs if leg[0] >= at_ms and leg[2] in {queue_id, None}]
+    answering = [leg for leg in told.legs if leg[0] >= at_ms - _SKEW_MS and leg[2] in {queue_id, None}]
     if answering:
         return {"acdOutcome": "ANSWERED", "answeredUserId": min(answering)[1]}
     return {"acdOutcome": "UNKNOWN"} if told.is_over else None
 
 
-def _agent(participant: Json, session: Json, told: _Told) -> Iterator[Part]:  # noqa: ARG001
+def _agent(participant: Json, session: Json, told: _Told) -> Iterator[Part]:
     talked = [segment for segment in session["segments"] if segment["segmentType"] not in {_WRAPUP, _ALERT}]
     if not talked:
         return  # alerted only: the agent had no leg
     leg = {"userId": participant["userId"], "queueId": talked[0].get("queueId")}
     metrics = _metrics(session)
     yield "user.start", _ms(talked[0]["segmentStart"]), leg
-    if talked[-1].get("segmentEnd") is not None:
+    # Between two segments, talk and hold, the last one is over, and the leg is not.
+    last = talked[-1]
+    is_over = told.is_over or last.get("disconnectType") is not None or session["segments"][-1] is not last
+    if is_over and last.get("segmentEnd") is not None:
         durations = {
             "interactingDurationMs": metrics.get("tTalk", _lasted(s for s in talked if s["segmentType"] != _HOLD)),
             "heldDurationMs": metrics.get("tHeld", _lasted(s for s in talked if s["segmentType"] == _HOLD)),
             "alertingDurationMs": metrics.get("tAlert", 0),
         }
-        yield "user.end", _ms(talked[-1]["segmentEnd"]), {**leg, **durations, "disconnectType": _upper(talked[-1])}
+        yield "user.end", _ms(last["segmentEnd"]), {**leg, **durations, "disconnectType": _upper(last)}
     for segment in session["segments"]:
         if segment["segmentType"] == _WRAPUP and segment.get("segmentEnd") is not None:
             wrapup = {"wrapupCode": segment.get("wrapUpCode"), "wrapupDurationMs": _lasted([segment])}
@@ -175,7 +185,7 @@ def _agent_legs(participants: Iterable[Json]) -> Legs:
         if participant.get("purpose") != "agent":
             continue
         for session in participant.get("sessions") or ():
-            talked = [segment for segment in session["segments"] if segment["segmentType"] not in {_WRAPUP, _ALERT}]
+            talked = [s for s in session.get("segments") or () if s["segmentType"] not in {_WRAPUP, _ALERT}]
             if talked:
                 legs.append((_ms(talked[0]["segmentStart"]), participant["userId"], talked[0].get("queueId")))
     return legs

@@ -40,6 +40,10 @@ _REST_CONNECTIONS = 100
 # Ids that REST brought, of all tenants together (about 150 bytes each).
 _REMEMBERED = 1_000_000
 _MARK = "polled"
+# When the service ends, streams have so long to let go of sockets and channels.
+_END_S = 10.0
+# Ingest, completeness check and backfill are processes of their own and share the vendor's limit.
+_RATE_SHARE = 1 / 3
 
 
 class GenesysIngest:
@@ -58,6 +62,7 @@ class GenesysIngest:
         self._options = options_of(settings, VENDOR, GenesysOptions)
         self._progress = Progress()
         self._running: dict[str, tuple[TenantStream, asyncio.Task[None]]] = {}
+        self._ending: dict[str, tuple[TenantStream, asyncio.Task[None]]] = {}
         self._paused: dict[str, float] = {}
         if not self._tenants:
             msg = "tenants: none of vendor 'genesys'; add one or don't run genesys-ingest"
@@ -110,21 +115,25 @@ class GenesysIngest:
                 for tenant in self._tenants
             }
             pool = ConnectPool(self._options)
-            ticked = -_TICK_S
-            while not self._stop.is_set():
-                publisher.poll()
-                self._progress.step()
-                now = time.monotonic()
-                if now - ticked >= _TICK_S:
-                    ticked = now
+            polling = asyncio.create_task(_poll(publisher))
+            try:
+                while not self._stop.is_set():
+                    self._progress.step()
                     for stream, _ in self._running.values():
                         stream.check_refusal()
                     await self._store_cursors(cursors)
                     await self._follow_leases(keeper, cursors, makers, pool)
-                await asyncio.sleep(_POLL_S)
-            for _, task in self._running.values():
+                    # Kafka's acknowledgements wait for nothing of this.
+                    await asyncio.wait({polling}, timeout=_TICK_S)
+                    if polling.done():
+                        polling.result()
+            finally:
+                polling.cancel()
+            tasks = {task for _, task in (*self._running.values(), *self._ending.values())}
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*(task for _, task in self._running.values()), return_exceptions=True)
+            if tasks:
+                await asyncio.wait(tasks, timeout=_END_S)
             await asyncio.to_thread(publisher.drain, 10)
             await self._store_cursors(cursors)
 
@@ -136,12 +145,16 @@ class GenesysIngest:
         for tenant in self._tenants:
             running = self._running.get(tenant.tenant_id)
             if running is not None and (running[0].epoch != held.get(lease_name(tenant)) or running[1].done()):
-                await self._end(tenant.tenant_id, *running)
+                # Ending takes its time (sockets, channels); the other tenants go on meanwhile.
+                running[1].cancel()
+                self._ending[tenant.tenant_id] = self._running.pop(tenant.tenant_id)
+        self._note_ended()
         now = time.monotonic()
         begin = {
             tenant.tenant_id: held[lease_name(tenant)]
             for tenant in self._tenants
             if tenant.tenant_id not in self._running
+            and tenant.tenant_id not in self._ending
             and lease_name(tenant) in held
             and now >= self._paused.get(tenant.tenant_id, 0)
         }
@@ -158,13 +171,14 @@ class GenesysIngest:
             log.info("stream begins", tenant_id=tenant_id, epoch=epoch)
             self._running[tenant_id] = (stream, asyncio.create_task(stream.run()))
 
-    async def _end(self, tenant_id: str, stream: TenantStream, task: asyncio.Task[None]) -> None:
-        task.cancel()
-        (outcome,) = await asyncio.gather(task, return_exceptions=True)
-        del self._running[tenant_id]
-        if isinstance(outcome, Exception):
-            log.error("stream failed, begins anew", tenant_id=tenant_id, epoch=stream.epoch, error=repr(outcome))
-            self._paused[tenant_id] = time.monotonic() + _FAILED_PAUSE_S
+    def _note_ended(self) -> None:
+        for tenant_id, (stream, task) in list(self._ending.items()):
+            if not task.done():
+                continue
+            del self._ending[tenant_id]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("stream failed, begins anew", tenant_id=tenant_id, epoch=stream.epoch, error=repr(error))
+                self._paused[tenant_id] = time.monotonic() + _FAILED_PAUSE_S
 
     async def _store_cursors(self, cursors: CursorStore) -> None:
         moves = [move for stream, _ in self._running.values() for move in stream.cursor_moves()]
@@ -182,6 +196,17 @@ class GenesysIngest:
         for tenant_id in fenced:
             log.warning("lease lost; the stream ends here", tenant_id=tenant_id)
             self._running[tenant_id][1].cancel()
+
+
+async def _poll(publisher: Publisher) -> None:
+    """Run the callbacks of what Kafka acknowledged, for ever.
+
+    Raises:
+        ServiceUnavailableError: the producer can't go on.
+    """
+    while True:
+        publisher.poll()
+        await asyncio.sleep(_POLL_S)
 
 
 class _StreamMaker:
@@ -240,6 +265,6 @@ def token_source(http: httpx.AsyncClient, connection: GenesysConnection) -> Toke
 
 
 def api_of(http: httpx.AsyncClient, tokens: TokenSource, connection: GenesysConnection) -> GenesysApi:
-    """The tenant's REST API, within the vendor's rate limit."""
-    rest = RestClient(http, tokens, requests_per_minute=connection.rest_requests_per_minute)
+    """The tenant's REST API, within this process's share of the vendor's rate limit."""
+    rest = RestClient(http, tokens, requests_per_minute=connection.rest_requests_per_minute * _RATE_SHARE)
     return GenesysApi(rest, connection.api_url)

@@ -18,10 +18,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from streaming.errors import CcaasError, ServiceUnavailableError
+from streaming.rest import parse_retry_after
 from streaming.vendors.genesys.api import Channel, GenesysApi
-from streaming.vendors.genesys.connection import GenesysConnection
+from streaming.vendors.genesys.connection import KINDS, GenesysConnection
 from streaming.vendors.genesys.stream import StreamRefusedError
-from streaming.vendors.genesys.transport import Frame
+from streaming.vendors.genesys.transport import Attempt, Frame
 
 log = structlog.get_logger()
 
@@ -30,18 +31,14 @@ MAX_TOPICS = 1_000
 
 # An organisation has 20 channels; other clients want some too.
 _MAX_CHANNELS = 10
-_TOPICS = {
-    "conversation": ("customer.start", "customer.end", "acw"),
-    "routing": ("acd.start", "acd.end"),
-    "interaction": ("user.start", "user.end"),
-}
 _CLOSING = b"v2.system.socket_closing"
 # Frames of all sockets that wait for the reader; at the bound the sockets are not read on.
 _QUEUE = 1_000
 _MAX_FRAME_BYTES = 15 * 1024 * 1024
 _OPEN_TIMEOUT_S = 10
-# New agents have topics of their own.
-_AGENTS_EVERY_S = 300.0
+_CLOSE_TIMEOUT_S = 2
+# New agents have topics of their own. More often than a gap's margin, so that their first statuses lie in the gap.
+_AGENTS_EVERY_S = 120.0
 
 
 class WebSocketTransport:
@@ -60,15 +57,16 @@ class WebSocketTransport:
         self._connection = connection
 
     @asynccontextmanager
-    async def open(self, cursor: str | None) -> AsyncIterator[AsyncIterator[Frame]]:  # noqa: ARG002 (there is none)
-        """See :class:`~streaming.vendors.genesys.transport.Transport`."""
+    async def open(self, cursor: str | None, attempt: Attempt) -> AsyncIterator[AsyncIterator[Frame]]:  # noqa: ARG002
+        """See :class:`~streaming.vendors.genesys.transport.Transport`; there is no cursor."""
         agents = await self._agents()
         queue: asyncio.Queue[Frame | Exception | None] = asyncio.Queue(_QUEUE)
         async with AsyncExitStack() as exits:
             for topics in self._by_channel(agents):
                 channel = await self._api.open_channel(topics)
                 exits.push_async_callback(self._give_back, channel)
-                socket = await exits.enter_async_context(_connected(channel))
+                async with attempt():
+                    socket = await exits.enter_async_context(_connected(channel))
                 _run_until_exit(exits, self._read(socket, queue))
             _run_until_exit(exits, self._end_when_due(set(agents), queue))
             yield _frames(queue)
@@ -80,7 +78,7 @@ class WebSocketTransport:
         topics = [
             f"v2.detail.events.conversation.{{id}}.{kind}"
             for stream in self._connection.streams
-            for kind in _TOPICS.get(stream, ())
+            for kind in KINDS[stream]
         ]
         topics += [f"v2.users.{agent}.routingStatus" for agent in agents]
         channels = [topics[first : first + MAX_TOPICS] for first in range(0, len(topics), MAX_TOPICS)]
@@ -122,10 +120,13 @@ class WebSocketTransport:
         due = time.monotonic() + self._connection.channel_renewal_seconds
         while (left := due - time.monotonic()) > 0:
             await asyncio.sleep(min(left, _AGENTS_EVERY_S))
-            with suppress(CcaasError):
+            try:
                 if set(await self._agents()) - agents:
                     log.info("agents are new; channels are made anew")
                     break
+            except CcaasError as error:
+                # genesys-completeness finds what a new agent did meanwhile.
+                log.warning("agents not listed; statuses of new ones come later", error=str(error))
         await queue.put(None)
 
 
@@ -140,10 +141,17 @@ async def _frames(queue: asyncio.Queue[Frame | Exception | None]) -> AsyncIterat
 async def _connected(channel: Channel) -> AsyncIterator[ClientConnection]:
     try:
         socket = await connect(
-            channel.connect_uri, max_size=_MAX_FRAME_BYTES, open_timeout=_OPEN_TIMEOUT_S, compression=None
+            channel.connect_uri,
+            max_size=_MAX_FRAME_BYTES,
+            open_timeout=_OPEN_TIMEOUT_S,
+            compression=None,
+            # The vendor's heartbeat tells a dead socket; a ping would cut one that waits for Kafka.
+            ping_interval=None,
+            close_timeout=_CLOSE_TIMEOUT_S,
         )
     except InvalidStatus as refused:
-        raise StreamRefusedError(refused.response.status_code, "WebSocket handshake", None) from None
+        wait = parse_retry_after(refused.response.headers.get("Retry-After"))
+        raise StreamRefusedError(refused.response.status_code, "WebSocket handshake", wait) from None
     except (OSError, TimeoutError, WebSocketException) as error:
         msg = f"WebSocket not opened: {type(error).__name__}"
         raise ServiceUnavailableError(msg) from None

@@ -11,16 +11,15 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
 import pybreaker
-from aiolimiter import AsyncLimiter
 from prometheus_client import Counter
 
 from streaming.errors import CcaasError
+from streaming.rest import limiter_within
 from streaming.vendors.genesys.connection import GenesysOptions
-from streaming.vendors.genesys.stream import StreamRefusedError
 
 _MAX_BACKOFF_S = 60.0
+_MAX_DOUBLINGS = 10
 
 attempts = Counter("ccaas_genesys_connect_attempts", "Attempts to open a stream, of all tenants")
 
@@ -29,16 +28,19 @@ class RefusedByKafkaError(CcaasError):
     """Kafka refuses the tenant's records for good: no permission, or no such topic."""
 
 
+class UnknownCursorError(CcaasError):
+    """The vendor no longer has the cursor that was sent."""
+
+
 class ConnectPool:
-    """Attempts of all tenants: so many a second, evenly spaced, and so many at once.
+    """Attempts of all tenants: in no second more than the rate, and so many at once.
 
     Args:
         options: Bounds.
     """
 
     def __init__(self, options: GenesysOptions) -> None:
-        # A capacity of one: no burst, so that no second ever sees more than the rate.
-        self._limiter = AsyncLimiter(1, 1 / options.connect_attempts_per_second)
+        self._limiter = limiter_within(options.connect_attempts_per_second, 1)
         self._places = asyncio.Semaphore(options.concurrent_connect_attempts)
 
     @asynccontextmanager
@@ -75,12 +77,10 @@ class Reconnection:
         """Whether attempts are held back."""
         return bool(self._breaker.current_state == pybreaker.STATE_OPEN)
 
-    def pause(self, refusal: StreamRefusedError | None = None) -> float:
-        """Seconds to wait before the next attempt: a random span, and more after a failure or on the vendor's wish."""
-        options, failures = self._options, self._breaker.fail_counter
+    def pause(self) -> float:
+        """Seconds to wait before the next attempt while the breaker is closed: a random span, more after failures."""
+        options, failures = self._options, min(self._breaker.fail_counter, _MAX_DOUBLINGS)
         wait = random.uniform(options.reconnect_min_seconds, options.reconnect_max_seconds)
-        if refusal is not None and refusal.retry_after is not None:
-            return wait + refusal.retry_after
         if failures:
             wait += min(options.retry_backoff_ms / 1000 * 2 ** (failures - 1), _MAX_BACKOFF_S)
         return wait
@@ -88,6 +88,4 @@ class Reconnection:
 
 def _is_no_fault_of_the_vendor(error: BaseException) -> bool:
     """The end of this process, our Kafka, and a cursor that the vendor forgot: it answered."""
-    if isinstance(error, StreamRefusedError):
-        return bool(error.status == httpx.codes.PRECONDITION_FAILED)
-    return isinstance(error, asyncio.CancelledError | RefusedByKafkaError)
+    return isinstance(error, asyncio.CancelledError | RefusedByKafkaError | UnknownCursorError)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
 import structlog
 
 from schemas.canonical import RECOVERED_KEY, CanonicalEvent
@@ -19,7 +19,7 @@ from streaming.errors import BadEventError, ServiceUnavailableError
 from streaming.publisher import Publisher
 from streaming.settings import Tenant
 from streaming.vendors.genesys.api import GenesysApi
-from streaming.vendors.genesys.connection import VENDOR, GenesysConnection
+from streaming.vendors.genesys.connection import KINDS, VENDOR, GenesysConnection
 from streaming.vendors.genesys.details import Message, conversation_messages, status_messages
 
 log = structlog.get_logger()
@@ -81,6 +81,9 @@ class Recovery:
         self._mark = mark
         self._poll = poll
         self._normalise = normaliser(VENDOR)
+        # REST tells of everything; only what the tenant's streams would have brought is wanted.
+        kinds = [f".{kind}" for stream in connection.streams for kind in KINDS[stream]]
+        self._kinds = tuple(kinds + [".routingStatus"] * ("routing" in connection.streams))
 
     async def fill(
         self,
@@ -110,11 +113,14 @@ class Recovery:
         # A page that moved brings rows again; what is on its way is not sent twice.
         begun: set[str] = set()
         async for row, messages in self._rows(start, end):
+            while not self._publisher.has_room():
+                await self._wait()
             try:
                 events = self._events(messages())
                 records = [(event, self._publisher.encode(event)) for event in events if _within(event, *bounds)]
             except BadEventError as error:
-                value = orjson.dumps(row)
+                # ASCII by the standard library: orjson refuses some of what it is the point to keep.
+                value = json.dumps(row, default=str).encode()
                 key = f"{VENDOR}-row-{hash(value)}"
                 if key not in known and key not in begun and publish:
                     begun.add(key)
@@ -134,8 +140,6 @@ class Recovery:
                 counts.published[kind] = counts.published.get(kind, 0) + 1
                 if publish:
                     self._send(event, value, known, waiting)
-            while not self._publisher.has_room():
-                await self._wait()
         await self._acknowledged(waiting)
         return counts
 
@@ -152,7 +156,12 @@ class Recovery:
 
     def _events(self, messages: list[Message]) -> list[CanonicalEvent]:
         tenant_id = self._tenant.tenant_id
-        events = [event for message in messages for event in self._normalise.normalise_document(message, tenant_id)]
+        events = [
+            event
+            for message in messages
+            if message["topicName"].endswith(self._kinds)
+            for event in self._normalise.normalise_document(message, tenant_id)
+        ]
         for event in events:
             event["metadata"][RECOVERED_KEY] = self._mark
         return events

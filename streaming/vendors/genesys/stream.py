@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,22 +10,29 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 from httpx_sse import EventSource
 
-from streaming.errors import CcaasError
+from streaming.errors import CcaasError, ServiceUnavailableError
 from streaming.oauth import TokenSource
 from streaming.rest import retry_after
 from streaming.vendors.genesys.connection import GenesysConnection
-from streaming.vendors.genesys.transport import Frame
+from streaming.vendors.genesys.transport import Attempt, Frame
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """Larger events are dead letters."""
 
 # A dead letter can hold so much; the rest of a longer frame is not kept, so that one without an end fills no memory.
 _MAX_FRAME_BYTES = 15 * 1024 * 1024
+_DETAIL_BYTES = 200
+_REMEDY: dict[int, str] = {httpx.codes.FORBIDDEN: "the client lacks the scope streaming:read; grant it at the vendor"}
+# How long the vendor may take to answer; a place in the pool is held meanwhile.
+_ANSWER_TIMEOUT_S = 15.0
+CURSOR = re.compile(r"[\x21-\x7e]{1,1024}")
+"""What can go into a Last-Event-ID header."""
+
 _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class StreamRefusedError(CcaasError):
-    """The vendor did not open the stream; 403: the client lacks the scope ``streaming:read``.
+    """The vendor did not open the stream.
 
     Attributes:
         status: HTTP status.
@@ -57,25 +65,28 @@ class SseTransport:
         self._connection = connection
 
     @asynccontextmanager
-    async def open(self, cursor: str | None) -> AsyncIterator[AsyncIterator[Frame]]:
+    async def open(self, cursor: str | None, attempt: Attempt) -> AsyncIterator[AsyncIterator[Frame]]:
         """See :class:`~streaming.vendors.genesys.transport.Transport`."""
         token = await self._tokens.token()
+        stream = open_stream(
+            self._http,
+            self._url,
+            streams=self._connection.streams,
+            token=token,
+            cursor=cursor,
+            idle_timeout=self._connection.heartbeat_timeout_seconds,
+        )
         async with AsyncExitStack() as exits:
             try:
-                frames = await exits.enter_async_context(
-                    open_stream(
-                        self._http,
-                        self._url,
-                        streams=self._connection.streams,
-                        token=token,
-                        cursor=cursor,
-                        idle_timeout=self._connection.heartbeat_timeout_seconds,
-                    )
-                )
+                async with attempt(), asyncio.timeout(_ANSWER_TIMEOUT_S):
+                    frames = await exits.enter_async_context(stream)
             except StreamRefusedError as refusal:
                 if refusal.status == httpx.codes.UNAUTHORIZED:
                     self._tokens.refuse(token)
                 raise
+            except TimeoutError:
+                msg = f"the vendor does not answer within {_ANSWER_TIMEOUT_S:.0f} s"
+                raise ServiceUnavailableError(msg) from None
             yield frames
 
 
@@ -111,15 +122,22 @@ async def open_stream(
         "GET", url, params={"topics": ",".join(streams)}, headers=headers, timeout=timeout
     ) as response:
         if response.status_code != httpx.codes.OK:
-            detail = (await response.aread())[:200].decode(errors="replace")
+            detail = _REMEDY.get(response.status_code) or await _beginning(response)
             raise StreamRefusedError(response.status_code, detail, retry_after(response))
         yield _frames(response, cursor or "")
+
+
+async def _beginning(response: httpx.Response) -> str:
+    async for chunk in response.aiter_bytes(_DETAIL_BYTES):
+        return chunk.decode(errors="replace")
+    return ""
 
 
 async def _frames(response: httpx.Response, cursor: str) -> AsyncIterator[Frame]:
     source = EventSource(_Latin1(response))  # type: ignore[arg-type]  # the two attributes that it uses
     async for event in source.aiter_sse():
-        cursor = event.id or cursor  # a frame without an id moves no cursor
+        if CURSOR.fullmatch(event.id):  # without an id, or with one that no header can carry, no cursor moves
+            cursor = event.id
         if event.data:
             yield Frame(cursor, event.data.encode("latin-1"))
 
@@ -133,9 +151,12 @@ class _Latin1:
 
     async def aiter_text(self) -> AsyncIterator[str]:
         pending = 0  # bytes since the last blank line
+        tail = b""  # a blank line may lie across two chunks
         async for chunk in self._response.aiter_bytes():
             kept = chunk
-            ends = [match.end() for match in _BLANK_LINE.finditer(chunk)]
+            before = len(tail)
+            ends = [end for match in _BLANK_LINE.finditer(tail + chunk) if (end := match.end() - before) > 0]
+            tail = (tail + chunk)[-3:]
             if pending > _MAX_FRAME_BYTES:
                 if not ends:
                     continue

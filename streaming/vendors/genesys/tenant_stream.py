@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, MutableMapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any, NamedTuple
 
 import httpx
@@ -25,9 +26,9 @@ from streaming.publisher import Publisher
 from streaming.settings import Tenant
 from streaming.state import CursorMove
 from streaming.vendors.genesys.connection import VENDOR, GenesysOptions
-from streaming.vendors.genesys.reconnect import ConnectPool, Reconnection, RefusedByKafkaError
+from streaming.vendors.genesys.reconnect import ConnectPool, Reconnection, RefusedByKafkaError, UnknownCursorError
 from streaming.vendors.genesys.recovery import Recovery
-from streaming.vendors.genesys.stream import MAX_EVENT_BYTES, StreamRefusedError
+from streaming.vendors.genesys.stream import CURSOR, MAX_EVENT_BYTES, StreamRefusedError
 from streaming.vendors.genesys.transport import Frame, Transport
 
 log = structlog.get_logger()
@@ -48,7 +49,13 @@ GAP_MARGIN = timedelta(minutes=5)
 _MAX_LEAD_MS = 60_000
 # A query reaches a little into the future: clocks differ, and a replay's may be anywhere.
 _QUERY_LEAD = timedelta(hours=1)
-_MAX_GAP = timedelta(days=30)
+# REST is asked in parts, and the gap's stored start follows: what is long is not begun anew after each disturbance.
+_PART = timedelta(hours=6)
+_GAP_TICK_S = 0.5
+# A tenant counts as served by REST if so many polls ago one succeeded.
+_SERVED_POLLS = 4
+# A vendor that asks to wait longer than this is polled by REST meanwhile, and tried again after an hour at most.
+_MAX_WAIT_S = 3600.0
 # The event time may be stored seldom: an older one only makes REST tell more.
 _EVENT_TIME_EVERY_S = 5.0
 
@@ -80,8 +87,9 @@ class Stored(NamedTuple):
     def of(cls, cursors: dict[tuple[str, str], str], tenant_id: str, transport: str) -> Stored:
         """From :meth:`~streaming.state.CursorStore.read_all`."""
         gap = cursors.get((tenant_id, GAP))
+        cursor = cursors.get((tenant_id, transport), "")
         return cls(
-            cursors.get((tenant_id, transport)),
+            cursor if CURSOR.fullmatch(cursor) else None,
             int(cursors.get((tenant_id, EVENT_TIME), "0")),
             int(gap) if gap else None,
         )
@@ -138,32 +146,45 @@ class TenantStream:
         self._read = Position(stored.cursor or "", stored.time_ms)
         # Where the next gap begins, None if there is none; the state database's follows it.
         self._gap_ms = stored.gap_ms
+        # When the stream began from which on nothing is missing, own monotonic clock.
+        self._gap_ended_at: float | None = None
         self._polled_ms = 0
+        self._polled_at = -inf
         self._known: MutableMapping[str, bool] = LRUCache(remembered)
         self._refusal: asyncio.Future[KafkaError] = asyncio.get_running_loop().create_future()
 
     @property
     def is_served(self) -> bool:
-        """Whether its events come, by stream or, while the breaker is open, by REST."""
-        return self.is_open or self._polled_ms > 0
+        """Whether its events come, by stream or, while that is away, by REST."""
+        return self.is_open or time.monotonic() - self._polled_at < _SERVED_POLLS * self._options.rest_poll_seconds
 
     async def run(self) -> None:
         """Read the stream for ever, reconnecting; ends only by cancellation."""
+        if not self._stored.time_ms and self._gap_ms is None:
+            # Nothing is known of this tenant: what happens from now on must not be missed.
+            self._note_gap(_now_ms())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._fill_gaps())
+                await self._reconnect_for_ever()
+        finally:
+            breaker_open.labels(self.tenant.tenant_id).set(0)
+
+    async def _reconnect_for_ever(self) -> None:
         wait = random.uniform(0, self._options.reconnect_min_seconds)  # a restart of ours is a reconnect of all, too
         while True:
             await asyncio.sleep(wait)
-            refusal: StreamRefusedError | None = None
+            asked_to_wait = 0.0
             try:
                 await self._connect_and_read()
                 self._log.info("stream ended by the vendor")
             except pybreaker.CircuitBreakerError:
-                wait = await self._poll_rest()
-                continue
+                pass
+            except UnknownCursorError:
+                self._forget_cursor()
             except StreamRefusedError as refused:
-                refusal = refused
+                asked_to_wait = min(refused.retry_after or 0.0, _MAX_WAIT_S)
                 self._log.warning("stream refused", status=refused.status, detail=str(refused))
-                if refused.status == httpx.codes.PRECONDITION_FAILED:
-                    self._forget_cursor()
             except RefusedByKafkaError as refused:
                 # Its records are lost to the producer: read again from the stored cursor, the other tenants go on.
                 self._log.error("the tenant's stream pauses", seconds=_REFUSED_PAUSE_S, error=str(refused))
@@ -173,29 +194,48 @@ class TenantStream:
                 self._log.warning("stream broken", error=f"{type(error).__name__}: {error}")
             finally:
                 self._set_open(is_open=False)
-            wait = self._reconnection.pause(refusal)
+            wait = await self._until_next(asked_to_wait)
+
+    async def _until_next(self, asked_to_wait: float) -> float:
+        """Seconds to sleep before the next attempt; while there is none for long, REST is polled."""
+        poll = self._options.rest_poll_seconds
+        not_before = time.monotonic() + asked_to_wait
+        while self._reconnection.is_open or not_before - time.monotonic() > poll:
+            breaker_open.labels(self.tenant.tenant_id).set(1)
+            await self._poll_rest()
+            if not_before <= time.monotonic():
+                return poll  # the breaker decides whether the next one is an attempt
+            await asyncio.sleep(min(poll, not_before - time.monotonic()))
+        return self._reconnection.pause() + max(not_before - time.monotonic(), 0.0)
 
     async def _connect_and_read(self) -> None:
-        """1. a place in the pool, 2. the stream, 3. the gap before it, 4. frames until it ends.
+        """1. the stream, by a place in the pool, 2. frames until it ends.
 
         The breaker sees success once the stream was open for a while.
         """
         async with AsyncExitStack() as exits:
             with self._reconnection.calling():
-                async with self._pool.attempt():
-                    frames = await exits.enter_async_context(self._transport.open(self._read.cursor or None))
+                cursor = self._read.cursor or None
+                try:
+                    frames = await exits.enter_async_context(self._transport.open(cursor, self._pool.attempt))
+                except StreamRefusedError as refused:
+                    if refused.status == httpx.codes.PRECONDITION_FAILED and cursor is not None:
+                        raise UnknownCursorError(str(refused)) from None
+                    raise
+                if cursor is None:
+                    # It begins where the vendor does; what came before may be missing.
+                    self._note_gap(self._acknowledged.time_ms)
+                if cursor is None or self._gap_ended_at is None:
+                    self._gap_ended_at = time.monotonic()
                 self._set_open(is_open=True)
-                if not self._transport.resumes:
-                    self._note_gap()
                 reading = _in_background(exits, self._read_frames(frames))
-                _in_background(exits, self._fill_gap())
                 await self._until_done(reading, self._options.stable_after_seconds)
                 if reading.done():
                     reading.result()
                     msg = f"the stream ended within {self._options.stable_after_seconds:.0f} s"
                     raise StreamEndedError(msg)
-            self._polled_ms = 0
             breaker_open.labels(self.tenant.tenant_id).set(0)
+            self._polled_ms = 0
             await self._until_done(reading, None)
             reading.result()
 
@@ -253,61 +293,77 @@ class TenantStream:
                 acknowledged=lambda: tracker.acknowledge(entry),
             )
 
-    async def _poll_rest(self) -> float:
-        """The breaker is open: what the stream would have brought is asked for by REST.
-
-        Returns:
-            Seconds until the breaker is asked again.
-        """
-        breaker_open.labels(self.tenant.tenant_id).set(1)
+    async def _poll_rest(self) -> None:
+        """What the stream would have brought is asked for by REST."""
         since_ms = max(self._acknowledged.time_ms, self._polled_ms)
-        if since_ms:
-            with suppress(CcaasError):  # said by _fill; the next poll begins at the same time
-                self._polled_ms = max(await self._fill(since_ms), since_ms)
-        return self._options.rest_poll_seconds
+        if not since_ms:
+            return  # nothing was ever acknowledged: the gap since the beginning is being filled
+        with suppress(CcaasError):  # said by _recover; the next poll begins at the same time
+            async for _, newest_ms in self._recover(since_ms):
+                self._polled_ms = max(self._polled_ms, newest_ms)
+            self._polled_at = time.monotonic()
 
-    async def _fill_gap(self) -> None:
-        """Fill the gap before the open stream, however long that takes."""
-        while self._gap_ms is not None:
-            gap_ms = self._gap_ms
+    async def _fill_gaps(self) -> None:
+        """Fill the gap before the open stream, at once and again when the vendor's analytics have settled."""
+        filled_at = -1.0
+        while True:
+            await asyncio.sleep(_GAP_TICK_S)
+            if self._gap_ms is None:
+                filled_at = -1.0
+                continue
+            began, ended_at, gap_ms = time.monotonic(), self._gap_ended_at, self._gap_ms
+            is_settled = ended_at is not None and began - ended_at >= self._options.rest_settle_seconds
+            if filled_at > (ended_at or 0.0) and not is_settled:
+                continue
             try:
-                await self._fill(gap_ms)
+                async for until_ms, _ in self._recover(gap_ms):
+                    if is_settled and (self._gap_ended_at, self._gap_ms) == (ended_at, gap_ms):
+                        self._gap_ms = gap_ms = until_ms
             except CcaasError:
                 await asyncio.sleep(self._options.rest_poll_seconds)
                 continue
-            if self._gap_ms == gap_ms:
+            self._polled_at = filled_at = time.monotonic()
+            if is_settled and (self._gap_ended_at, self._gap_ms) == (ended_at, gap_ms):
                 self._gap_ms = None
 
-    async def _fill(self, since_ms: int) -> int:
-        """Publish what REST tells from a little before ``since_ms`` on; gives the newest event's time, epoch ms."""
+    async def _recover(self, since_ms: int) -> AsyncIterator[tuple[int, int]]:
+        """Publish what REST tells from a little before ``since_ms`` on, part by part.
+
+        Yields:
+            The end of the part, and the time of the newest event so far, epoch ms.
+        """
         start = datetime.fromtimestamp(since_ms / 1000, UTC) - GAP_MARGIN
-        end = min(datetime.now(UTC) + _QUERY_LEAD, start + _MAX_GAP)
-        try:
-            counts = await self._recovery.fill(start, end, known=self._known)
-        except CcaasError as error:
-            self._log.warning("not recovered by REST, tried again", error=str(error))
-            raise
-        published = sum(counts.published.values())
-        recovered.labels(self.tenant.tenant_id).inc(published)
+        end = datetime.now(UTC) + _QUERY_LEAD
+        published = newest_ms = 0
+        begin = start
+        while begin < end:
+            until = min(begin + _PART, end)
+            try:
+                counts = await self._recovery.fill(begin, until, known=self._known)
+            except CcaasError as error:
+                self._log.warning("not recovered by REST, tried again", error=str(error))
+                raise
+            count = sum(counts.published.values())
+            recovered.labels(self.tenant.tenant_id).inc(count)
+            published, newest_ms, begin = published + count, max(newest_ms, counts.newest_ms), until
+            yield min(int(until.timestamp() * 1000), _now_ms()), newest_ms
         self._log.info("recovered by REST", since=start.isoformat(timespec="seconds"), events=published)
-        return counts.newest_ms
 
     @property
     def _acknowledged(self) -> Position:
         return self._tracker.acknowledged or Position(self._stored.cursor or "", self._stored.time_ms)
 
-    def _note_gap(self) -> None:
-        """What came since the last acknowledged event may be missing."""
-        time_ms = self._acknowledged.time_ms
-        if self._gap_ms is None and time_ms:
-            self._gap_ms = time_ms
+    def _note_gap(self, since_ms: int) -> None:
+        """What came since then may be missing; 0 if nothing is known."""
+        if since_ms and (self._gap_ms is None or since_ms < self._gap_ms):
+            self._gap_ms = since_ms
 
     def _forget_cursor(self) -> None:
         """The vendor no longer has this cursor: the stream begins where the vendor does, REST fills the gap."""
-        self._note_gap()
-        if self._gap_ms is None:
+        self._note_gap(self._acknowledged.time_ms)
+        if not self._acknowledged.time_ms:
             self._log.error(
-                "the vendor does not know the cursor, and no event was acknowledged since: a gap is possible"
+                "the vendor does not know the cursor, and no event was ever acknowledged: a gap is possible"
             )
         else:
             self._log.warning("the vendor does not know the cursor; REST fills the gap", cursor=self._read.cursor)
@@ -368,3 +424,7 @@ def _in_background(exits: AsyncExitStack, coroutine: Coroutine[None, None, None]
 
     exits.push_async_callback(end)
     return task
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

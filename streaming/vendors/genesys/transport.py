@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -12,6 +12,10 @@ class Frame(NamedTuple):
 
     cursor: str  # empty if the transport has none
     data: bytes
+
+
+Attempt = Callable[[], AbstractAsyncContextManager[None]]
+"""Waits for a place among the attempts of all tenants, and holds it."""
 
 
 class Transport(Protocol):
@@ -26,11 +30,12 @@ class Transport(Protocol):
     name: str
     resumes: bool
 
-    def open(self, cursor: str | None) -> AbstractAsyncContextManager[AsyncIterator[Frame]]:
+    def open(self, cursor: str | None, attempt: Attempt) -> AbstractAsyncContextManager[AsyncIterator[Frame]]:
         """The open stream: its frames, until the vendor ends it.
 
         Args:
             cursor: Last event already dealt with.
+            attempt: Around every request that opens a stream or socket, and nothing else: not the token, not REST.
 
         Raises:
             StreamRefusedError: the vendor does not open it.

@@ -151,6 +151,11 @@ class Receiver:
         return [event for request in self.requests for event in request.events]
 
 
+def cxone_target(receiver: Receiver) -> tuple[str, ...]:
+    """Arguments that register the receiver's webhook."""
+    return "--target", receiver.url, "--webhook-token", "hook-token"
+
+
 def unpad(text: str) -> bytes:
     """base64url without padding."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -158,3 +163,11 @@ def unpad(text: str) -> bytes:
 
 def number(text: str) -> int:
     return int.from_bytes(unpad(text), "big")
+
+
+def sse(sim: Simulator, count: int) -> list[str]:
+    """Data of the stream's first events, so many."""
+    with sim.http.stream("GET", "/stream", headers=sim.bearer()) as answer:
+        answer.raise_for_status()
+        lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+        return [line.removeprefix("data: ") for _, line in zip(range(count), lines, strict=False)]

@@ -23,16 +23,23 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from schemas.normalise import normaliser
-from tests.devstack.simulators.support import SHIPPED, Received, Receiver, Simulator, command, number, simulator, unpad
+from tests.devstack.simulators.support import (
+    SHIPPED,
+    Received,
+    Receiver,
+    Simulator,
+    command,
+    cxone_target,
+    number,
+    simulator,
+    unpad,
+    until,
+)
 from tests.truth.trace_rows import call, clock, write_trace
 
 WEBHOOKS = "/ic3api/v2/integrations/webhooks"
 HISTORY = "/inContactAPI/services/v30.0/agents/state-history"
 PATH = "/cxone/webhook/bank-south"
-
-
-def target(receiver: Receiver) -> tuple[str, ...]:
-    return "--target", receiver.url, "--webhook-token", "hook-token"
 
 
 def registration(receiver: Receiver, **more: Any) -> dict[str, Any]:
@@ -105,7 +112,7 @@ def published(sim: Simulator) -> dict[str, dict[str, str]]:
 def test_the_shipped_day_is_delivered_whole_signed_and_becomes_what_is_expected(
     tmp_path: Path, receiver: Receiver
 ) -> None:
-    with simulator("cxone", tmp_path, SHIPPED, *target(receiver)) as sim:
+    with simulator("cxone", tmp_path, SHIPPED, *cxone_target(receiver)) as sim:
         keys = published(sim)
         sim.start()
         status = sim.wait_done(60)
@@ -169,7 +176,7 @@ def test_bodies_of_a_call(sim: Simulator, receiver: Receiver) -> None:
 
 
 def test_rs256(tmp_path: Path, small_trace: Path, receiver: Receiver) -> None:
-    with simulator("cxone", tmp_path, small_trace, *target(receiver), "--algorithm", "RS256") as sim:
+    with simulator("cxone", tmp_path, small_trace, *cxone_target(receiver), "--algorithm", "RS256") as sim:
         keys = published(sim)
         assert {(key["kty"], key["alg"]) for key in keys.values()} == {("RSA", "RS256")}
         sim.start()
@@ -179,7 +186,7 @@ def test_rs256(tmp_path: Path, small_trace: Path, receiver: Receiver) -> None:
 
 
 def test_hmac(tmp_path: Path, small_trace: Path, receiver: Receiver) -> None:
-    arguments = (*target(receiver), "--signature", "hmac", "--hmac-secret", "shared")
+    arguments = (*cxone_target(receiver), "--signature", "hmac", "--hmac-secret", "shared")
     with simulator("cxone", tmp_path, small_trace, *arguments) as sim:
         sim.start()
         sim.wait_done()
@@ -205,6 +212,34 @@ def test_registering_again_changes_and_does_not_double(sim: Simulator, receiver:
     assert {event["eventType"] for event in receiver.events} == {"CALL_STARTED"}
     assert len(receiver.events) == 3
     assert status["missing"]["conversation.ended"] == 3
+
+
+def test_registrations_are_shown_without_their_tokens(sim: Simulator, receiver: Receiver) -> None:
+    assert sim.http.get(WEBHOOKS, headers=sim.bearer()).json() == {"webhooks": []}
+    made = register(sim, receiver).json()
+    answer = sim.http.get(WEBHOOKS, headers=sim.bearer())
+    assert answer.json() == {"webhooks": [made]}
+    assert (made["name"], made["url"], made["events"]) == ("bus", f"{receiver.url}{PATH}", sorted(made["events"]))
+    assert "hook-token" not in answer.text
+
+
+def test_a_new_token_is_carried_by_what_is_sent_and_retried_from_then_on(sim: Simulator, receiver: Receiver) -> None:
+    policy = {"maxRetries": 20, "backoffMs": 10}
+    register(sim, receiver, events=["CALL_STARTED"], retryPolicy=policy)
+
+    def answer(_: int) -> tuple[int, None]:
+        return (200 if receiver.requests[-1].headers["authorization"] == "Bearer newer" else 500), None
+
+    receiver.answer = answer
+    sim.start()
+    until(lambda: len(receiver.requests) >= 3)
+    register(sim, receiver, authentication={"token": "newer"}, events=["CALL_STARTED"], retryPolicy=policy)
+    status = sim.wait_done()
+    assert (status["delivered"], status["given_up"]) == (3, 0)
+    assert {request.headers["authorization"] for request in receiver.requests} == {
+        "Bearer hook-token",
+        "Bearer newer",
+    }
 
 
 def test_wrong_registrations(sim: Simulator, receiver: Receiver) -> None:
@@ -263,7 +298,7 @@ def test_no_receiver_counts_as_a_refused_connection(tmp_path: Path, small_trace:
 
 
 def test_batches_are_arrays(tmp_path: Path, busy_trace: Path, receiver: Receiver) -> None:
-    with simulator("cxone", tmp_path, busy_trace, *target(receiver)) as sim:
+    with simulator("cxone", tmp_path, busy_trace, *cxone_target(receiver)) as sim:
         keys = published(sim)
         sim.start(batch_ms=50)
         status = sim.wait_done()
@@ -280,7 +315,7 @@ def test_wrong_and_unknown_keys_hit_the_same_events_under_the_same_seed(
     bad: list[list[str]] = []
     for seed in (1, 1, 2):
         receiver.requests.clear()
-        with simulator("cxone", tmp_path, busy_trace, *target(receiver)) as sim:
+        with simulator("cxone", tmp_path, busy_trace, *cxone_target(receiver)) as sim:
             keys = published(sim)
             sim.misbehave(wrong_key=0.1, unknown_key=0.1, seed=seed)
             sim.start(batch_ms=20)
@@ -296,7 +331,7 @@ def test_wrong_and_unknown_keys_hit_the_same_events_under_the_same_seed(
 
 
 def test_keys_rotate_with_overlap(tmp_path: Path, small_trace: Path, receiver: Receiver) -> None:
-    with simulator("cxone", tmp_path, small_trace, *target(receiver)) as sim:
+    with simulator("cxone", tmp_path, small_trace, *cxone_target(receiver)) as sim:
         (old,) = published(sim)
         sim.misbehave(rotate_keys={"overlap_seconds": 0.5})
         both = list(published(sim))
@@ -310,10 +345,30 @@ def test_keys_rotate_with_overlap(tmp_path: Path, small_trace: Path, receiver: R
     assert all(jws_is_good(request, keys) for request in receiver.requests)
 
 
+def test_the_key_endpoint_misbehaves(sim: Simulator) -> None:
+    (good,) = sim.http.get("/auth/jwks").json()["keys"]
+    sim.misbehave(jwks="empty")
+    assert sim.http.get("/auth/jwks").json() == {"keys": []}
+    sim.misbehave(jwks="bad_algorithm")
+    unknown, symmetric = sim.http.get("/auth/jwks").json()["keys"]
+    assert unknown == good | {"alg": "XX999"}
+    assert (symmetric["kty"], symmetric["kid"]) == ("oct", good["kid"])
+    sim.misbehave(jwks="down")
+    assert sim.http.get("/auth/jwks").status_code == 503
+    sim.misbehave(jwks="good")
+    assert sim.http.get("/auth/jwks").json() == {"keys": [good]}
+
+
+@pytest.mark.parametrize("order", [{"disconnect": True}, {"forget_cursors": True}, {"garbage": 1}])
+def test_orders_of_a_stream_are_refused(sim: Simulator, order: dict[str, Any]) -> None:
+    answer = sim.http.post("/control/misbehave", json=order)
+    assert (answer.status_code, answer.json()["code"]) == (400, "not.supported")
+
+
 def test_dropped_doubled_and_changed_webhooks_but_no_touched_history(
     tmp_path: Path, busy_trace: Path, receiver: Receiver
 ) -> None:
-    with simulator("cxone", tmp_path, busy_trace, *target(receiver)) as sim:
+    with simulator("cxone", tmp_path, busy_trace, *cxone_target(receiver)) as sim:
         sim.misbehave(drop=0.1, duplicate=0.1, fields={"share": 0.1, "remove": ["contactId"]})
         sim.start(batch_ms=20)
         status = sim.wait_done()
@@ -329,7 +384,8 @@ def test_dropped_doubled_and_changed_webhooks_but_no_touched_history(
 
 
 def test_state_history_pages_of_a_stable_snapshot(tmp_path: Path, receiver: Receiver) -> None:
-    with simulator("cxone", tmp_path, SHIPPED, *target(receiver), "--date-shift-days", 9000) as sim:
+    arguments = (*cxone_target(receiver), "--date-shift-days", 9000, "--rest-per-minute", 1_000_000)
+    with simulator("cxone", tmp_path, SHIPPED, *arguments) as sim:
         headers = sim.bearer()
         assert sim.http.get(HISTORY).status_code == 401
         assert sim.http.get(HISTORY, headers=headers).status_code == 204, "nothing before the start"
@@ -385,7 +441,6 @@ def test_the_api_refuses_on_request_and_counts_it_apart(sim: Simulator) -> None:
     assert answers == [500, 500, 204]
     status = sim.status()
     assert (status["refused"], status["api_refused"]) == ({}, {"500": 2})
-    assert sim.http.post("/control/misbehave", json={"disconnect": True}).json()["code"] == "not.supported"
 
 
 @pytest.mark.parametrize(
@@ -395,6 +450,9 @@ def test_the_api_refuses_on_request_and_counts_it_apart(sim: Simulator) -> None:
         (("--target", "http://127.0.0.1:1"), "--webhook-token"),
         (("--signature", "hmac"), "--hmac-secret"),
         (("--first-dates", "0"), "first dates"),
+        (("--scopes", "event:read admin"), "--scopes: admin unknown"),
+        (("--skew-seconds", "-1"), "--skew-seconds"),
+        (("--rest-per-minute", "0"), "--rest-per-minute"),
     ],
 )
 def test_wrong_arguments_end_with_a_clear_message(small_trace: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from schemas.normalise import normaliser
 from tests.devstack.simulators.support import CLIENT, SHIPPED, Simulator, command, simulator, until
-from tests.truth.trace_rows import call, write_trace
+from tests.truth.trace_rows import call, clock, write_trace
 
 SCOPE = "streaming:read"
 
@@ -147,7 +147,8 @@ def test_tokens(two_calls: Simulator) -> None:
     assert http.post(path, data=grant).status_code == 401
     assert http.post(path, data=grant, headers={"Authorization": "Basic %%%"}).status_code == 401
     form = http.post(path, data=grant | {"client_id": CLIENT[0], "client_secret": CLIENT[1]}).json()
-    assert (form["token_type"], form["expires_in"], form["scope"]) == ("bearer", 3600, "analytics:read streaming:read")
+    assert (form["token_type"], form["expires_in"]) == ("bearer", 3600)
+    assert form["scope"] == "conversation:view integration:write streaming:read"
     assert http.post(path, data={"grant_type": "password"}, auth=CLIENT).json()["error"] == "unsupported_grant_type"
     assert http.post(path, data=grant | {"scope": "admin"}, auth=CLIENT).json()["error"] == "invalid_scope"
 
@@ -156,7 +157,7 @@ def test_who_may_not_read_the_stream(two_calls: Simulator) -> None:
     http = two_calls.http
     assert http.get("/stream").status_code == 401
     assert http.get("/stream", headers={"Authorization": "Bearer guess"}).status_code == 401
-    assert http.get("/stream", headers=two_calls.bearer("analytics:read")).status_code == 403
+    assert http.get("/stream", headers=two_calls.bearer("conversation:view")).status_code == 403
     assert http.get("/stream", params={"topics": "routing,x"}, headers=two_calls.bearer()).status_code == 400
     assert two_calls.status()["refused"] == {"401": 2, "403": 1, "400": 1}
 
@@ -235,6 +236,66 @@ def test_disconnect_cuts_every_reader_who_then_resumes(two_calls: Simulator) -> 
     assert [event.id for event in take(two_calls, 3, cursor=seen[9])] == seen[10:]
 
 
+def test_forgotten_cursors_are_unknown_and_the_stream_begins_at_the_end(two_calls: Simulator) -> None:
+    two_calls.start()
+    two_calls.wait_done()
+    before = take(two_calls, 13)
+    two_calls.misbehave(forget_cursors=True)
+    for event in (before[0], before[-1]):
+        answer = two_calls.http.get("/stream", headers=two_calls.bearer() | {"Last-Event-ID": event.id})
+        assert (answer.status_code, answer.json()["code"]) == (412, "cursor.unknown")
+    with two_calls.http.stream("GET", "/stream", headers=two_calls.bearer()) as answer:
+        lines = [line for _, line in zip(range(4), answer.iter_lines(), strict=False)]
+    assert lines == [": heartbeat", ""] * 2, "nothing of before"
+
+
+def test_cursors_given_after_the_forgetting_are_known(tmp_path: Path) -> None:
+    rows = [call(exit_at=clock(36_000 + n), ivr=10, talk=10, call_id=str(n)) for n in range(50)]
+    with simulator("genesys", tmp_path, write_trace(tmp_path / "trace.tsv", rows)) as sim:
+        sim.misbehave(forget_cursors=True)
+        sim.start()
+        total = sim.wait_done()["total_native"]
+        events = take(sim, total)
+        assert [event.id for event in take(sim, total - 20, cursor=events[19].id)] == [e.id for e in events[20:]]
+
+
+def test_garbage_precedes_the_next_writes(two_calls: Simulator) -> None:
+    """In turn: junk, an event without its id, no UTF-8, half an event and a cut."""
+    two_calls.start()
+    two_calls.wait_done()
+    two_calls.misbehave(garbage=4)
+
+    def first_frames(count: int) -> list[bytes]:
+        with two_calls.http.stream("GET", "/stream", headers=two_calls.bearer()) as answer:
+            received = b""
+            for part in answer.iter_raw():
+                received += part
+                if received.count(b"\n\n") > count:
+                    break
+        return received.split(b"\n\n")[1 : 1 + count]  # after the heartbeat
+
+    junk, clean = first_frames(2)
+    assert junk.startswith(b": ")
+    assert clean.startswith(b"id: ")
+    without, clean = first_frames(2)
+    assert without == clean.partition(b"\n")[2]
+    (broken, after) = first_frames(2)
+    with pytest.raises(UnicodeDecodeError):
+        broken.decode()
+    assert after == clean
+    parts: list[bytes] = []
+    with (
+        two_calls.http.stream("GET", "/stream", headers=two_calls.bearer()) as answer,
+        pytest.raises(httpx.RemoteProtocolError),
+    ):
+        parts.extend(answer.iter_raw())
+    half = b"".join(parts)
+    assert half.startswith(b": heartbeat\n\nevent: conversation\ndata: {")
+    assert not half.endswith(b"\n")
+    assert two_calls.status()["garbage"] == {"comment": 1, "without_id": 1, "no_utf8": 1, "half": 1}
+    assert len(take(two_calls, 13)) == 13, "then all is well"
+
+
 def test_refusals_on_request(two_calls: Simulator) -> None:
     two_calls.misbehave(refuse={"status": 429, "requests": 1, "retry_after": 7, "path": "/stream"})
     headers = two_calls.bearer()
@@ -284,6 +345,9 @@ def test_wrong_control_requests(two_calls: Simulator) -> None:
         ("start", "{", 400, "bad.request"),
         ("misbehave", '{"drop": 2}', 400, "bad.request"),
         ("misbehave", '{"rotate_keys": {}}', 400, "not.supported"),
+        ("misbehave", '{"jwks": "down"}', 400, "not.supported"),
+        ("misbehave", '{"garbage": 0}', 400, "bad.request"),
+        ("misbehave", '{"pages": "gone"}', 400, "bad.request"),
     ):
         answer = two_calls.http.post(f"/control/{path}", content=body)
         assert (answer.status_code, answer.json()["code"]) == (status, code), body

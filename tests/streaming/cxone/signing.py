@@ -27,17 +27,17 @@ def _integer(value: int, length: int) -> str:
 class SigningKey:
     """A key pair with its id."""
 
-    def __init__(self, kid: str, kind: str = "RS256") -> None:
+    def __init__(self, kid: str, kind: str = "RS256", bits: int = 2048) -> None:
         self.kid = kid
         self.alg = kind
         self.key: Any = (
-            rsa.generate_private_key(65537, 2048) if kind == "RS256" else ec.generate_private_key(ec.SECP256R1())
+            rsa.generate_private_key(65537, bits) if kind == "RS256" else ec.generate_private_key(ec.SECP256R1())
         )
 
     def jwk(self) -> dict[str, str]:
         numbers = self.key.public_key().public_numbers()
         if self.alg == "RS256":
-            return {"kty": "RSA", "kid": self.kid, "n": _integer(numbers.n, 256), "e": "AQAB"}
+            return {"kty": "RSA", "kid": self.kid, "n": _integer(numbers.n, numbers.n.bit_length() // 8), "e": "AQAB"}
         return {
             "kty": "EC",
             "crv": "P-256",
@@ -47,8 +47,9 @@ class SigningKey:
         }
 
     def sign(self, body: bytes, *, age: float = 0, alg: str | None = None, **header: Any) -> dict[str, str]:
+        """Headers of a request; a header parameter of `...` is left out."""
         protected = {"alg": alg or self.alg, "kid": self.kid, "iat": int(time.time() - age)} | header
-        head = b64(json.dumps(protected).encode())
+        head = b64(json.dumps({name: value for name, value in protected.items() if value is not ...}).encode())
         signed = f"{head}.{b64(body)}".encode()
         if self.alg == "RS256":
             signature = self.key.sign(signed, padding.PKCS1v15(), SHA256())
@@ -68,16 +69,20 @@ class KeyServer:
     """A JWKS endpoint whose answer the test sets."""
 
     def __init__(self) -> None:
-        self.keys: list[dict[str, str]] = []
+        self.keys: list[Any] = []
         self.status = 200
+        self.headers: dict[str, str] = {}
+        self.raw: bytes | None = None  # instead of the keys
         self.requests = 0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.requests += 1
-                body = json.dumps({"keys": outer.keys}).encode()
+                body = json.dumps({"keys": outer.keys}).encode() if outer.raw is None else outer.raw
                 self.send_response(outer.status)
+                for name, value in outer.headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -87,7 +92,7 @@ class KeyServer:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/auth/jwks"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def close(self) -> None:
         self.server.shutdown()

@@ -33,6 +33,7 @@ QUICK = {
     "stable_after_seconds": 0.5,
     "breaker_reset_seconds": 2,
     "rest_poll_seconds": 0.5,
+    "rest_settle_seconds": 1,
 }
 
 
@@ -109,7 +110,7 @@ def genesys_path(
         simulator = subprocess.Popen(
             [sys.executable, "-m", "devstack.simulators.genesys", "--trace", trace, "--port-file", port_file,
              "--ivr", "AA01", "--tenant", "north", "--client-id", "id", "--client-secret", "s3cret",
-             "--heartbeat-seconds", "1", *arguments],
+             "--heartbeat-seconds", "1", "--rest-per-minute", "100000", *arguments],
             stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
@@ -118,7 +119,7 @@ def genesys_path(
             platform.vendors["genesys"] = {**QUICK, **platform.vendors.get("genesys", {})}
             endpoints = {"token_url": f"{url}/login/oauth/token", "api_url": url, "stream_url": f"{url}/stream"}
             client = {"client_id": "id", "client_secret": "s3cret"}
-            bounds = {"heartbeat_timeout_seconds": 5, "rest_requests_per_minute": 6000}
+            bounds = {"heartbeat_timeout_seconds": 5, "rest_requests_per_minute": 18_000}
             tenant = platform.add_tenant("genesys", "north", **(endpoints | client | bounds | connection))
             with service("genesys-ingest", platform.config, platform.ports["genesys_ingest"]) as ingest:
                 if ready:

@@ -84,6 +84,42 @@ def test_hold_alert_and_wrap_up_have_durations_of_their_own() -> None:
     assert by_type["conversation.connected"]["timestamp"] == by_type["conversation.handled"]["timestamp"] - 17_000
 
 
+def test_nothing_ends_between_two_segments() -> None:
+    first = {"segmentType": "interact", "queueId": "Q", "segmentStart": at(0), "segmentEnd": at(9)}
+    session = {"mediaType": "voice", "direction": "inbound", "segments": [first]}
+    participants = [{"purpose": "customer", "sessions": [session]}, agent(session)]
+    assert kinds({"conversationId": "c", "participants": participants}) == ["customer.start", "user.start"]
+    over = {"conversationId": "c", "conversationEnd": at(9), "participants": participants}
+    assert kinds(over) == ["customer.start", "customer.end", "user.start", "user.end"]
+
+
+def test_the_agents_leg_may_begin_a_moment_before_the_queues_segment_ends() -> None:
+    acd = {"segmentType": "interact", "queueId": "Q", "segmentStart": at(0), "segmentEnd": at(9)}
+    leg = {"segmentType": "interact", "queueId": "Q", "segmentStart": "2026-11-23T09:00:08.998Z"}
+    participants = [
+        {"purpose": "acd", "sessions": [{"mediaType": "voice", "segments": [acd]}]},
+        agent({"mediaType": "voice", "segments": [leg]}),
+    ]
+    assert outcome({"conversationId": "c", "participants": participants}) == "ANSWERED"
+
+
+def test_metrics_of_a_session_are_of_its_last_segment() -> None:
+    segments = [
+        {"segmentType": "interact", "queueId": "Q1", "segmentStart": at(0), "segmentEnd": at(5)},
+        {"segmentType": "interact", "queueId": "Q2", "segmentStart": at(5), "segmentEnd": at(9)},
+    ]
+    session = {"mediaType": "voice", "segments": segments, "metrics": [{"name": "tAbandon", "value": 9_000}]}
+    row = {"conversationId": "c", "participants": [{"purpose": "acd", "sessions": [session]}]}
+    messages = [n["eventBody"] for n in conversation_messages(row) if "acd.end" in n["topicName"]]
+    assert [(body["queueId"], body["acdOutcome"]) for body in messages] == [("Q2", "ABANDON")]
+
+
+@pytest.mark.parametrize("session", [{"mediaType": "voice"}, {"mediaType": "voice", "segments": []}])
+def test_a_session_in_which_nothing_happened_yet_is_nothing(session: dict[str, Any]) -> None:
+    participants = [{"purpose": purpose, "sessions": [session]} for purpose in ("customer", "acd")] + [agent(session)]
+    assert kinds({"conversationId": "c", "participants": participants}) == []
+
+
 def test_an_agent_who_was_only_alerted_had_no_leg() -> None:
     segments = [{"segmentType": "alert", "queueId": "Q", "segmentStart": at(0), "segmentEnd": at(3)}]
     session = {"mediaType": "voice", "segments": segments}
@@ -98,8 +134,7 @@ def test_an_agent_who_was_only_alerted_had_no_leg() -> None:
         "text",
         {},
         {"conversationId": "c", "participants": 7},
-        {"conversationId": "c", "participants": [{"purpose": "agent", "sessions": [{"segments": []}]}]},
-        {"conversationId": "c", "participants": [{"purpose": "acd", "sessions": [{"mediaType": "voice"}]}]},
+        {"conversationId": "c", "participants": [{"purpose": "acd", "sessions": [{"segments": [{}]}]}]},
         {
             "conversationId": "c",
             "participants": [
@@ -108,16 +143,19 @@ def test_an_agent_who_was_only_alerted_had_no_leg() -> None:
         },
     ],
 )
-def test_a_row_of_another_structure_is_a_bad_event_or_nothing(row: Any) -> None:
-    try:
-        assert conversation_messages(row) == []
-    except BadEventError as error:
-        assert error.reason in {"unparsable", "missing_field"}
+def test_a_row_of_another_structure_is_a_bad_event(row: Any) -> None:
+    with pytest.raises(BadEventError) as caught:
+        conversation_messages(row)
+    assert caught.value.reason in {"unparsable", "missing_field"}
 
 
 def test_a_status_without_a_start_is_a_bad_event() -> None:
     with pytest.raises(BadEventError, match="startTime is missing"):
         status_messages({"userId": "u", "routingStatus": [{"routingStatus": "IDLE"}]})
+
+
+def agent(session: dict[str, Any]) -> dict[str, Any]:
+    return {"purpose": "agent", "userId": "u", "sessions": [session]}
 
 
 def at(second: int) -> str:

@@ -10,7 +10,7 @@ import pybreaker
 import pytest
 
 from streaming.vendors.genesys.connection import GenesysOptions
-from streaming.vendors.genesys.reconnect import ConnectPool, Reconnection, RefusedByKafkaError
+from streaming.vendors.genesys.reconnect import ConnectPool, Reconnection, RefusedByKafkaError, UnknownCursorError
 from streaming.vendors.genesys.stream import StreamRefusedError
 
 REFUSED = StreamRefusedError(503, "down", None)
@@ -68,22 +68,26 @@ def test_the_breaker_opens_after_the_retries_and_lets_one_attempt_through_later(
     assert not reconnection.is_open
 
 
-@pytest.mark.parametrize(
-    "error", [asyncio.CancelledError(), RefusedByKafkaError("acl"), StreamRefusedError(412, "cursor", None)]
-)
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), RefusedByKafkaError("acl"), UnknownCursorError("gone")])
 def test_what_is_no_fault_of_the_vendor_opens_nothing(error: BaseException) -> None:
     reconnection = Reconnection("t", GenesysOptions(max_retries=0))
     fail(reconnection, error)
     assert not reconnection.is_open
 
 
-def test_waits_are_random_and_grow_with_failures_and_as_the_vendor_asks() -> None:
+def test_waits_are_random_and_grow_with_failures() -> None:
     reconnection = Reconnection("t", GenesysOptions())
     waits = [reconnection.pause() for _ in range(200)]
     assert all(1 <= wait <= 5 for wait in waits)
     assert max(waits) - min(waits) > 2
     fail(reconnection, REFUSED)
-    assert 3 <= reconnection.pause(REFUSED) <= 7
+    assert 3 <= reconnection.pause() <= 7
     fail(reconnection, REFUSED)
-    assert 5 <= reconnection.pause(REFUSED) <= 9
-    assert 31 <= reconnection.pause(StreamRefusedError(429, "slow", 30.0)) <= 35
+    assert 5 <= reconnection.pause() <= 9
+
+
+def test_failures_without_end_overflow_nothing() -> None:
+    reconnection = Reconnection("t", GenesysOptions(max_retries=5_000))
+    for _ in range(2_000):
+        fail(reconnection, REFUSED)
+    assert reconnection.pause() <= 65

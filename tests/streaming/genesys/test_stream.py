@@ -77,3 +77,43 @@ async def test_a_refusal_says_status_and_when_to_come_again() -> None:
     with pytest.raises(StreamRefusedError) as caught:
         await frames(b"slow", head=head)
     assert (caught.value.status, caught.value.retry_after) == (429, 7.0)
+
+
+async def test_blank_lines_in_chunks_of_their_own_lose_no_frame() -> None:
+    """A server may flush line by line: its frames end where two chunks meet."""
+    count = 400
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(HEAD.replace(b"Connection: close", b"Transfer-Encoding: chunked"))
+        for number in range(count):
+            for part in (b"id: %d\n" % number, b"data: %s\n" % (b"z" * 60_000), b"\n"):
+                connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+        connection.sendall(b"0\r\n\r\n")
+
+    url = serve_once(answer)
+    async with (
+        httpx.AsyncClient(trust_env=False) as http,
+        open_stream(http, url, streams=("conversation",), token="t", cursor=None, idle_timeout=5) as stream,
+    ):
+        cursors = [frame.cursor async for frame in stream if len(frame.data) == 60_000]
+    assert cursors == [str(number) for number in range(count)]
+
+
+@pytest.mark.parametrize("identifier", ["é".encode(), b"a b", b"x" * 2000, b"\x01"])
+async def test_an_id_that_no_header_can_carry_moves_no_cursor(identifier: bytes) -> None:
+    body = b"id: 7\ndata: a\n\nid: " + identifier + b"\ndata: b\n\n"
+    assert [frame.cursor for frame in await frames(body)] == ["7", "7"]
+
+
+async def test_a_missing_scope_is_named_whatever_the_vendor_says() -> None:
+    head = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n"
+    with pytest.raises(StreamRefusedError, match="lacks the scope streaming:read; grant it"):
+        await frames(b"no", head=head)
+
+
+@pytest.mark.parametrize("wait", [b"inf", b"-3", b"nan", b"tomorrow"])
+async def test_a_nonsensical_wait_is_none(wait: bytes) -> None:
+    head = b"HTTP/1.1 503 Busy\r\nRetry-After: " + wait + b"\r\nContent-Length: 0\r\n\r\n"
+    with pytest.raises(StreamRefusedError) as caught:
+        await frames(b"", head=head)
+    assert caught.value.retry_after is None

@@ -1,0 +1,65 @@
+"""What still lies in the spools of a tenant, read beside receiver and publisher without disturbing them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from streaming.errors import ServiceUnavailableError
+from streaming.spool.batch import unpack
+from streaming.spool.schema import LAYOUT, spool_files
+
+_PENDING = """
+SELECT frames, bodies FROM event WHERE tenant = (SELECT id FROM tenant WHERE name = ?) AND last_us >= ? ORDER BY seq
+"""
+_DEFERRED = """
+SELECT body FROM deferred WHERE tenant = (SELECT id FROM tenant WHERE name = ?) AND received_us >= ? ORDER BY seq
+"""
+_BUSY_TIMEOUT_S = 10.0
+
+
+def pending_bodies(folder: Path, tenant_id: str, since_us: int = 0) -> Iterator[bytes]:
+    """Bodies that are not drained yet, of all spools of a folder.
+
+    Args:
+        folder: Where the spools lie.
+        tenant_id: Whose.
+        since_us: Only rows with something received since then, epoch µs.
+
+    Raises:
+        ServiceUnavailableError: a spool can't be read now.
+    """
+    for path in spool_files(folder):
+        with _reading(path) as database:
+            for frames, bodies in database.execute(_PENDING, (tenant_id, since_us)) if _is_ours(database) else ():
+                for event in unpack(frames, bodies):
+                    yield event.body
+
+
+def deferred_bodies(folder: Path, tenant_id: str, since_us: int = 0) -> Iterator[bytes]:
+    """Bodies that are set aside; else as :func:`pending_bodies`."""
+    for path in spool_files(folder):
+        with _reading(path) as database:
+            for (body,) in database.execute(_DEFERRED, (tenant_id, since_us)) if _is_ours(database) else ():
+                yield body
+
+
+def _is_ours(database: sqlite3.Connection) -> bool:
+    """Whether the tables are there; a receiver that is just starting may not have made them."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    return bool(version == LAYOUT)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        # One read transaction is one snapshot; rows that leave meanwhile are on the bus already.
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S)
+        ) as database:
+            yield database
+    except sqlite3.Error as error:
+        msg = f"spool {path} can't be read: {error}"
+        raise ServiceUnavailableError(msg) from None

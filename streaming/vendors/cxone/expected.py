@@ -1,0 +1,221 @@
+"""What should have come by webhook: REST rows of one contact → the native events → canonical events with their ids.
+
+The native events are made in the webhook's shape and go through the same field map, so there is no second mapping.
+Where an instant comes from, all in whole seconds:
+
+- start: state PreQueue, else ``contactStartDate``
+- queue entry: each state InQueue; without one, if the contact waited, its wait before the answer or the end
+- assignment: each state Active that is no return from hold; without one, if there is an agent, ``agentSeconds`` before
+  the end
+- end: state EndContact, else start + ``totalDurationSeconds``
+
+What a state tells is exact to the second; the rest is derived, and as exact as the vendor's durations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from schemas.canonical import RECOVERED_KEY, CanonicalEvent
+from schemas.normalise import MAX_TIMESTAMP_MS, normaliser
+from streaming.errors import BadEventError
+from streaming.vendors.cxone.connection import VENDOR
+
+Json = Any
+
+RECONCILED = "reconciled"
+"""Value of the metadata key that says how the event came."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+# Of states that began in the same second: cause before effect.
+_RANK = {"PreQueue": 0, "InQueue": 1, "Active": 2}
+# Webhook's name of a field ← names that REST uses for it, the first one given counts.
+_HEAD = {
+    "masterContactId": ("masterContactId",),
+    "mediaType": ("mediaTypeName", "mediaType"),
+    "isOutbound": ("isOutbound",),
+    "fromAddr": ("fromAddress", "fromAddr"),
+    "toAddr": ("toAddress", "toAddr"),
+}
+_SUMMARY = {
+    "abandoned": ("abandoned",),
+    "inQueueSeconds": ("inQueueSeconds",),
+    "agentSeconds": ("agentSeconds",),
+    "holdSeconds": ("holdSeconds",),
+    "acwSeconds": ("acwSeconds", "ACWSeconds"),
+    "totalDurationSeconds": ("totalDurationSeconds",),
+    "endReason": ("endReason",),
+}
+
+
+class State(NamedTuple):
+    """One state of a contact."""
+
+    at_ms: int  # when it began, epoch ms
+    name: str  # PreQueue, InQueue, Active, EndContact, …
+    skill: str | None
+    agent: str | None
+
+
+class Native(NamedTuple):
+    """One native event and the canonical events that it becomes."""
+
+    kind: str
+    events: list[CanonicalEvent]
+
+
+def contact_id(row: Json) -> str:
+    """The contact of a row of either list.
+
+    Raises:
+        BadEventError: the row is no object, or has no usable id.
+    """
+    found = normaliser(VENDOR).require_object(row).get("contactId")
+    if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
+        msg = "contactId: text or a number is needed"
+        raise BadEventError(msg, reason="missing_field" if found is None else "wrong_type", path="contactId")
+    return str(found)
+
+
+def state_of(row: Json) -> State:
+    """A row of ``contacts/state-history``.
+
+    Raises:
+        BadEventError: naming the field that is missing or wrong.
+    """
+    name = row.get("contactStateName")
+    if not isinstance(name, str):
+        msg = "contactStateName: text is needed"
+        raise BadEventError(msg, reason="missing_field" if name is None else "wrong_type", path="contactStateName")
+    return State(_instant(row, ("stateStartDate",)), name, _id(row, "skillId"), _id(row, "agentId"))
+
+
+def started_ms(row: Json) -> int:
+    """When a contact began, epoch ms. Raises BadEventError as :func:`state_of`."""
+    return _instant(row, ("contactStartDate", "contactStart"))
+
+
+def expected_events(row: dict[str, Json], states: Sequence[State], tenant_id: str) -> list[Native]:
+    """Everything that the contact's webhooks should have brought, in the order of cause and effect.
+
+    Args:
+        row: Of ``contacts/completed``.
+        states: The contact's, in any order; may be incomplete or empty.
+        tenant_id: Whose contact it is.
+
+    Raises:
+        BadEventError: the row lacks what an event can't do without.
+    """
+    vendor = normaliser(VENDOR)
+    natives = []
+    for document in _webhooks(row, states):
+        events = vendor.normalise_document(document, tenant_id)
+        for event in events:
+            event["metadata"][RECOVERED_KEY] = RECONCILED
+        natives.append(Native(document["eventType"], events))
+    return natives
+
+
+def _webhooks(row: dict[str, Json], states: Sequence[State]) -> Iterator[dict[str, Json]]:
+    """The contact's webhook bodies."""
+    states = sorted(states, key=lambda state: (state.at_ms, _RANK.get(state.name, len(_RANK))))
+    known = {name: [state for state in states if state.name == name] for name in ("PreQueue", "InQueue", "EndContact")}
+    skill, agent = _id(row, "skillId"), _id(row, "agentId")
+    summary = dict(_renamed(row, _SUMMARY))
+    wait_ms, talk_ms = _ms(summary, "inQueueSeconds"), _ms(summary, "agentSeconds")
+    start_ms = known["PreQueue"][0].at_ms if known["PreQueue"] else started_ms(row)
+    if known["EndContact"]:
+        end_ms = known["EndContact"][-1].at_ms
+    elif "totalDurationSeconds" in summary:
+        end_ms = started_ms(row) + _ms(summary, "totalDurationSeconds")
+    else:
+        msg = "totalDurationSeconds: missing, and no state says when the contact ended"
+        raise BadEventError(msg, reason="missing_field", path="totalDurationSeconds")
+
+    assignments = _assignments(states)
+    if not assignments and agent is not None:
+        assignments = [State(end_ms - talk_ms, "Active", skill, agent)]
+    entries = known["InQueue"]
+    # Without any state, an agent who was not called out answered from a queue, though perhaps within its first second.
+    if not entries and (wait_ms or (not states and agent is not None and row.get("isOutbound") is not True)):
+        left_ms = assignments[0].at_ms if assignments else end_ms
+        entries = [State(left_ms - wait_ms, "InQueue", skill, None)]
+    if summary.get("abandoned") is True and entries and not wait_ms:
+        # A wait that the vendor rounds to nothing; its states still tell it.
+        summary["inQueueSeconds"] = max(end_ms - entries[-1].at_ms, 0) // 1000
+    if skill is None and entries:
+        skill = entries[-1].skill
+
+    head = {"contactId": contact_id(row), **dict(_renamed(row, _HEAD))}
+    yield {"eventType": "CALL_STARTED", "timestamp": start_ms, **head}
+    for entry in entries:
+        yield {"eventType": "QUEUE_ENTERED", "timestamp": entry.at_ms, **head, **_place(entry.skill or skill, None)}
+    for taken in assignments:
+        place = _place(taken.skill or skill, taken.agent or agent)
+        yield {"eventType": "AGENT_ASSIGNED", "timestamp": taken.at_ms, **head, **place}
+    place = _place(skill, agent) if entries or assignments else {}
+    yield {"eventType": "CALL_ENDED", "timestamp": end_ms, **head, **place, **summary}
+
+
+def _place(skill: str | None, agent: str | None) -> dict[str, Json]:
+    return ({} if skill is None else {"skillId": skill}) | ({} if agent is None else {"agentId": agent})
+
+
+def _assignments(states: Sequence[State]) -> list[State]:
+    """States Active that begin an agent's leg: another agent than before, or the contact was in a queue meanwhile."""
+    found: list[State] = []
+    queued = True
+    for state in states:
+        if state.name == "InQueue":
+            queued = True
+        elif state.name == "Active":
+            if queued or not found or state.agent != found[-1].agent:
+                found.append(state)
+            queued = False
+    return found
+
+
+def _renamed(row: dict[str, Json], names: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, Json]]:
+    for name, candidates in names.items():
+        value = next((row[candidate] for candidate in candidates if row.get(candidate) is not None), None)
+        if value is not None:
+            yield name, value
+
+
+def _instant(row: dict[str, Json], names: tuple[str, ...]) -> int:
+    path = next((name for name in names if row.get(name) is not None), names[0])
+    value = row.get(path)
+    if value is None:
+        msg = f"{path}: missing, but the event can't do without it"
+        raise BadEventError(msg, reason="missing_field", path=path)
+    try:
+        at_ms = (datetime.fromisoformat(value) - _EPOCH) // _MILLISECOND  # TypeError without an offset
+    except (ValueError, TypeError, OverflowError):
+        msg = f"{path}: ISO 8601 with an offset is needed"
+        raise BadEventError(msg, reason="wrong_type", path=path) from None
+    if not 0 <= at_ms <= MAX_TIMESTAMP_MS:
+        msg = f"{path}: lies outside 1970 to 9999"
+        raise BadEventError(msg, reason="out_of_range", path=path)
+    return at_ms
+
+
+def _ms(summary: dict[str, Json], name: str) -> int:
+    """A duration in ms; 0 if REST does not tell it."""
+    value = summary.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIMESTAMP_MS // 1000:
+        msg = f"{name}: seconds, 0 or more, are needed"
+        raise BadEventError(msg, reason="wrong_type", path=name)
+    return round(value * 1000)
+
+
+def _id(row: dict[str, Json], name: str) -> str | None:
+    value = row.get(name)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        msg = f"{name}: text or a number is needed"
+        raise BadEventError(msg, reason="wrong_type", path=name)
+    return str(value)

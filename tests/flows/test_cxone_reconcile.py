@@ -1,0 +1,148 @@
+"""The flow around reconciliation: windows, tenants, artifacts and the event, without a Prefect server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from prefect.logging import disable_run_logger
+
+import flows.cxone_reconcile as module
+from flows.cxone_reconcile import MISSING, ReconcileFailedError, cxone_reconcile
+from streaming.errors import ConfigurationError
+from streaming.vendors.cxone.report import ReconcileReport
+from tests.conftest import Platform
+from tests.kafka import read_events
+from tests.streaming.cxone.vendor_rest import VendorRest, contact, states
+
+NINE = datetime(2026, 11, 23, 9, tzinfo=UTC)
+
+
+class Shown:
+    """What a run would show on the server."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+        self.markdown = ""
+        self.events: list[dict[str, Any]] = []
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        self.tables[key] = rows
+
+    def text(self, markdown: str, **_: object) -> None:
+        self.markdown = markdown
+
+    def event(self, **event: Any) -> None:
+        self.events.append(event)
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shown]:
+    made = Shown()
+    monkeypatch.setattr(module, "show_table", made.table)
+    monkeypatch.setattr(module, "create_markdown_artifact", made.text)
+    monkeypatch.setattr(module, "emit_event", made.event)
+    monkeypatch.setattr(module, "scheduled_time", lambda: NINE + timedelta(minutes=30))
+    with disable_run_logger():
+        yield made
+
+
+@pytest.fixture
+def vendor() -> Iterator[VendorRest]:
+    made = VendorRest()
+    made.completed, made.states = [contact(0)], states(0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def add_tenant(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+    def add(name: str, url: str) -> str:
+        tenant = platform.add_tenant(
+            "cxone", name, token_url=f"{url}/token", api_url=url, client_id="i", client_secret="s",
+            webhook_tokens=["t"], signature="hmac", hmac_secret="h",
+        )  # fmt: skip
+        monkeypatch.setenv("CCAAS_CONFIG", str(platform.config))
+        return tenant
+
+    return add
+
+
+def test_a_scheduled_run_publishes_shows_and_raises_the_event(
+    platform: Platform, vendor: VendorRest, add_tenant: Callable[[str, str], str], shown: Shown
+) -> None:
+    south, quiet = add_tenant("south", vendor.url), add_tenant("quiet", vendor.url)
+    del quiet
+
+    published = cxone_reconcile.fn(tenant=south)
+
+    assert published == {south: 5}
+    assert len(read_events(platform, f"ccaaus.events.cxone.{south}")) == 5
+    (_, asked), *_ = vendor.requests
+    assert (asked["updatedSince"], asked["until"]) == ("2026-11-23T07:15:00.000Z", "2026-11-23T09:25:00.000Z")
+    rows = shown.tables["cxone-reconcile"]
+    assert [(row["tenant"], row["missing"], row["by webhook"]) for row in rows] == [(south, 1, 0)] * 5
+    assert "5 events expected, 5 missing (100.00%), 5 published" in shown.markdown
+    assert "| more | 5 |" in shown.markdown or "| 1 day | 5 |" in shown.markdown
+    (event,) = shown.events
+    assert event["event"] == MISSING
+    assert event["resource"]["prefect.resource.id"] == f"ccaas.tenant.cxone.{south}"
+    assert (event["payload"]["missing"], event["payload"]["expected"]) == (5, 5)
+
+
+def test_what_is_complete_raises_nothing(
+    vendor: VendorRest, add_tenant: Callable[[str, str], str], shown: Shown
+) -> None:
+    south = add_tenant("south", vendor.url)
+    cxone_reconcile.fn()
+    shown.events.clear()
+    assert cxone_reconcile.fn() == {south: 0}
+    assert shown.events == []
+
+
+def test_one_tenant_that_fails_does_not_stop_the_others(
+    vendor: VendorRest, add_tenant: Callable[[str, str], str], shown: Shown
+) -> None:
+    refusing = VendorRest()
+    refusing.status = 403
+    try:
+        north, south = add_tenant("north", refusing.url), add_tenant("south", vendor.url)
+        with pytest.raises(ReconcileFailedError, match=f"1 of 2 tenants not reconciled: {north}.*event:read"):
+            cxone_reconcile.fn()
+    finally:
+        refusing.close()
+    assert {row["tenant"] for row in shown.tables["cxone-reconcile"]} == {south}
+
+
+def test_any_window_without_publishing(
+    platform: Platform, vendor: VendorRest, add_tenant: Callable[[str, str], str], shown: Shown
+) -> None:
+    south = add_tenant("south", vendor.url)
+    assert cxone_reconcile.fn(start=NINE, end=NINE + timedelta(hours=1), dry_run=True) == {south: 0}
+    assert read_events(platform, f"ccaaus.events.cxone.{south}") == []
+    assert "nothing published (dry run)" in shown.markdown
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"start": NINE}, "give both start and end"),
+        ({"tenant": "nobody"}, "no 'nobody' of vendor 'cxone'"),
+        ({"look_back_minutes": -1}, "look_back_minutes is -1"),
+    ],
+)
+def test_parameters_that_make_no_sense(
+    parameters: dict[str, Any], message: str, add_tenant: Callable[[str, str], str], shown: Shown
+) -> None:
+    add_tenant("south", "http://127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match=message):
+        cxone_reconcile.fn(**parameters)
+
+
+def test_notes_say_what_was_not_done() -> None:
+    report = ReconcileReport("south", NINE, NINE, 1, {}, 0, {}, bad_rows=2, not_judged=3, undecodable=4, steady=False)
+    text = module._text(report, dry_run=False)
+    for note in ("2 rows of REST", "3 events are older", "4 records on the bus", "a later run finds"):
+        assert note in text

@@ -1,0 +1,168 @@
+"""Reading the bus by time, on a real broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+import streaming.bus_window
+from schemas.canonical import CanonicalEvent
+from schemas.codec import Encoder
+from schemas.registry import Registry
+from streaming.bus_window import BusWindow
+from streaming.errors import ServiceUnavailableError
+from streaming.settings import KafkaSettings, Settings, Tenant
+from streaming.topics import ensure_topics
+from tests.conftest import Platform
+from tests.processes import free_port
+
+NINE = datetime(2026, 11, 23, 9, tzinfo=UTC)
+TEN = NINE + timedelta(hours=1)
+NINE_MS = int(NINE.timestamp() * 1000)
+
+
+class Bus:
+    """A tenant's topics, written and read."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.settings: Settings = Settings(
+            kafka=KafkaSettings(bootstrap_servers=platform.stack.bootstrap_servers),
+            registry={"url": platform.stack.registry_url},
+        )
+        self.tenant = Tenant(tenant_id=f"window-{platform.suffix}", vendor="cxone", partitions=3)
+        ensure_topics(self.settings.kafka, [self.tenant])
+        self.registry = Registry(self.settings.registry)
+        self.encoder: Encoder = self.registry.encoder()
+        self.producer = Producer(self.settings.kafka.client_config())
+
+    def put(self, *offsets_ms: int, published_ms: int = 0, producer: Producer | None = None) -> None:
+        """Events so many ms after nine o'clock."""
+        producer = producer or self.producer
+        for offset in offsets_ms:
+            value = self.encoder.encode(event(offset))
+            producer.produce(
+                self.tenant.events_topic, value, str(offset), timestamp=published_ms or int(time.time() * 1000)
+            )
+        assert producer.flush(10) == 0
+
+    def window(self) -> BusWindow:
+        return BusWindow(self.settings, self.tenant, self.registry.decoder())
+
+    def read(self, start: datetime = NINE, end: datetime = TEN) -> list[str]:
+        with self.window() as window:
+            return sorted(found["event_id"] for batch in window.events(start, end) for found in batch)
+
+
+def event(offset_ms: int) -> CanonicalEvent:
+    return {
+        "event_id": f"e{offset_ms}", "vendor": "cxone", "tenant_id": "t", "timestamp": NINE_MS + offset_ms,
+        "event_type": "conversation.queued", "payload": {"conversation_id": "c"}, "metadata": {},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def bus(platform: Platform) -> Iterator[Bus]:
+    made = Bus(platform)
+    yield made
+    made.registry.close()
+
+
+def test_the_envelopes_time_decides_and_the_end_is_exclusive(bus: Bus) -> None:
+    bus.put(-1, 0, 1, 3_599_999, 3_600_000)
+    assert bus.read() == ["e0", "e1", "e3599999"]
+    with bus.window() as window:
+        (found,) = (found for batch in window.events(NINE, NINE + timedelta(milliseconds=1)) for found in batch)
+    assert found == event(0)
+
+
+def test_all_partitions_and_repeats(bus: Bus) -> None:
+    bus.put(*range(50))
+    bus.put(7)
+    assert len(bus.read()) == 51
+
+
+def test_nothing_and_no_topic(bus: Bus) -> None:
+    assert bus.read() == []
+    bus.tenant = Tenant(tenant_id="nobody", vendor="cxone")
+    assert bus.read() == []
+
+
+def test_what_is_no_event_is_counted(bus: Bus) -> None:
+    bus.put(1)
+    for value in (b"", b"rubbish", None, b"\x00\x00\x00\x00\x63" + b"x"):
+        bus.producer.produce(bus.tenant.events_topic, value, "k")
+    bus.producer.flush(10)
+    bus.put(2)
+    with bus.window() as window:
+        assert sorted(found["event_id"] for batch in window.events(NINE, TEN) for found in batch) == ["e1", "e2"]
+        assert window.undecodable == 4
+
+
+def test_a_read_ends_at_the_watermark_of_its_start(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming.bus_window, "_BATCH", 10)
+    bus.put(*range(50))
+    with bus.window() as window:
+        batches = window.events(NINE, TEN)
+        found = [*next(batches)]
+        bus.put(*range(100, 150))
+        for batch in batches:
+            found += batch
+    assert sorted(item["timestamp"] - NINE_MS for item in found) == list(range(50))
+
+
+def test_records_published_before_the_span_are_not_read(bus: Bus) -> None:
+    bus.put(1, published_ms=NINE_MS - 3_600_000)
+    bus.put(2, published_ms=NINE_MS - 60_000)  # a vendor's clock that is ahead
+    bus.put(3)
+    assert bus.read() == ["e2", "e3"]
+
+
+def test_aborted_transactions_are_not_read_and_hold_nothing_up(bus: Bus) -> None:
+    transactional = Producer({**bus.settings.kafka.client_config(), "transactional.id": bus.tenant.tenant_id})
+    transactional.init_transactions(20)
+    transactional.begin_transaction()
+    bus.put(1, 2, 3, producer=transactional)
+    transactional.commit_transaction(20)
+    transactional.begin_transaction()
+    bus.put(4, 5, 6, producer=transactional)
+    transactional.abort_transaction(20)
+    assert bus.read() == ["e1", "e2", "e3"]
+
+
+def test_dead_letters_with_their_headers(bus: Bus) -> None:
+    headers: list[tuple[str, str | bytes | None]] = [("ccaas.error.reason", b"unparsable"), ("empty", None)]
+    bus.producer.produce(bus.tenant.dlq_topic, b"{", headers=headers)
+    bus.producer.produce(bus.tenant.dlq_topic, b"old", timestamp=NINE_MS - 3_600_000)
+    bus.producer.flush(10)
+    with bus.window() as window:
+        letters = [letter for batch in window.dead_letters(NINE) for letter in batch]
+    # Offsets decide, not each record's time: what lies behind the first one is read.
+    assert [letter.value for letter in letters] == [b"{", b"old"]
+    assert letters[0].headers == {"ccaas.error.reason": b"unparsable", "empty": None}
+
+
+def test_retention_says_since_when_everything_is_there(bus: Bus) -> None:
+    with bus.window() as window:
+        assert window.complete_since() is None
+    bus.put(*range(30), published_ms=NINE_MS)
+    admin = AdminClient(bus.settings.kafka.client_config())
+    ends = [TopicPartition(bus.tenant.events_topic, number, -1) for number in range(3)]
+    for future in admin.delete_records(ends).values():
+        future.result(20)
+    bus.put(*range(30, 60), published_ms=NINE_MS + 60_000)
+    with bus.window() as window:
+        assert window.complete_since() == NINE + timedelta(minutes=1)
+
+
+def test_a_broker_that_does_not_answer(platform: Platform, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming.bus_window, "_TIMEOUT_S", 0.3)
+    bus.settings = Settings(kafka=KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}"))
+    with bus.window() as window, pytest.raises(ServiceUnavailableError, match=bus.tenant.events_topic):
+        list(window.events(NINE, TEN))
+    with bus.window() as window, pytest.raises(ServiceUnavailableError, match=bus.tenant.events_topic):
+        window.complete_since()
