@@ -50,7 +50,10 @@ _MAX_LEAD_MS = 60_000
 # A query reaches a little into the future: clocks differ, and a replay's may be anywhere.
 _QUERY_LEAD = timedelta(hours=1)
 # REST is asked in parts, and the gap's stored start follows: what is long is not begun anew after each disturbance.
+# A part after one without events is twice as long.
 _PART = timedelta(hours=6)
+# Beyond, a person should look, and say by genesys-backfill what is wanted.
+_MAX_GAP = timedelta(days=30)
 _GAP_TICK_S = 0.5
 # A tenant counts as served by REST if so many polls ago one succeeded.
 _SERVED_POLLS = 4
@@ -333,11 +336,15 @@ class TenantStream:
             The end of the part, and the time of the newest event so far, epoch ms.
         """
         start = datetime.fromtimestamp(since_ms / 1000, UTC) - GAP_MARGIN
-        end = datetime.now(UTC) + _QUERY_LEAD
+        now = datetime.now(UTC)
+        end = min(now + _QUERY_LEAD, start + _MAX_GAP)
+        if end < now:
+            said = "the gap is longer than REST is asked for; run genesys-backfill for the rest"
+            self._log.warning(said, since=start.isoformat(timespec="seconds"), until=end.isoformat(timespec="seconds"))
         published = newest_ms = 0
-        begin = start
+        begin, part = start, _PART
         while begin < end:
-            until = min(begin + _PART, end)
+            until = min(begin + part, end)
             try:
                 counts = await self._recovery.fill(begin, until, known=self._known)
             except CcaasError as error:
@@ -346,6 +353,7 @@ class TenantStream:
             count = sum(counts.published.values())
             recovered.labels(self.tenant.tenant_id).inc(count)
             published, newest_ms, begin = published + count, max(newest_ms, counts.newest_ms), until
+            part = _PART if counts.found else part * 2
             yield min(int(until.timestamp() * 1000), _now_ms()), newest_ms
         self._log.info("recovered by REST", since=start.isoformat(timespec="seconds"), events=published)
 
