@@ -28,7 +28,7 @@ demo: install ## The main job: a real day of calls through the whole platform (A
 	$(RUN) ccaas demo $(ARGS)
 
 test: install ## Unit and integration tests on real Kafka and registry
-	$(RUN) pytest -m "not slow" $(ARGS)
+	$(RUN) pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 lint: install ## Style and types
 	$(RUN) ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -17,11 +18,16 @@ from streaming.settings import Settings, Tenant, load_settings
 from streaming.vendors import options_of
 from streaming.vendors.cxone.access import cxone_tenants
 from streaming.vendors.cxone.connection import VENDOR, CxoneOptions
+from streaming.vendors.cxone.progress import ReconciledThrough
 from streaming.vendors.cxone.reconcile import reconcile
 from streaming.vendors.cxone.report import AGE_BOUNDS_S, ReconcileReport
 
 MISSING = "ccaas.reconcile.missing-above-threshold"
 """Event raised when more than the set share of a tenant's events was missing."""
+
+NOT_JUDGED = "ccaas.reconcile.not-judged"
+"""Event raised when a scheduled run could not look for some events: Kafka no longer has their time, or contacts ran for
+longer than ``longest_contact_hours``."""
 
 # A run every quarter of an hour; the window overlaps with the last one by the look-back.
 _PERIOD = timedelta(minutes=15)
@@ -47,9 +53,13 @@ def cxone_reconcile(
 ) -> dict[str, int]:
     """Reconcile the contacts that ended in a window. Idempotent; two runs at once are safe.
 
+    Runs without a window of their own keep how far each tenant is reconciled, and begin there if that is longer ago: so
+    the time of runs that failed, or never were, is made up for, as far as Kafka's retention reaches.
+
     Args:
         tenant: Only this tenant. Empty: all of CXone's.
-        start: Start of the window, UTC. Empty: look-back and period before the scheduled time.
+        start: Start of the window, UTC. Empty: look-back and period before the scheduled time, or where the last good
+            run ended.
         end: Its end, exclusive. Empty: five minutes before the scheduled time, so that webhooks can settle.
         look_back_minutes: How far scheduled windows overlap.
         dry_run: Count only, publish nothing.
@@ -63,12 +73,14 @@ def cxone_reconcile(
     """
     settings = load_settings()
     bounds = _window(start, end, look_back_minutes)
+    is_scheduled = start is None
     chosen = cxone_tenants(settings, tenant) if tenant else settings.tenants_of(VENDOR)
     logger = get_run_logger()
     reports: list[ReconcileReport] = []
     failures: list[str] = []
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        running = [pool.submit(_reconcile, settings, found, bounds, logger, publish=not dry_run) for found in chosen]
+    with ReconciledThrough(settings.state_url) as through, ThreadPoolExecutor(_AT_ONCE) as pool:
+        work = partial(_reconcile, settings, logger, bounds, through if is_scheduled else None, publish=not dry_run)
+        running = [pool.submit(work, found) for found in chosen]
         for found, future in zip(chosen, running, strict=True):
             try:
                 reports.append(future.result())
@@ -79,7 +91,17 @@ def cxone_reconcile(
     threshold = options_of(settings, VENDOR, CxoneOptions).alert_missing_share
     for report in reports:
         if report.missing_share > threshold:
-            _alert(report, threshold)
+            _alert(
+                MISSING,
+                report,
+                expected=report.expected,
+                missing=report.missing,
+                published=report.published,
+                missing_share=round(report.missing_share, 6),
+                threshold=threshold,
+            )
+        if is_scheduled and report.not_judged:
+            _alert(NOT_JUDGED, report, not_judged=report.not_judged)
     if failures:
         msg = f"{len(failures)} of {len(failures) + len(reports)} tenants not reconciled: " + "; ".join(failures)
         raise ReconcileFailedError(msg)
@@ -88,12 +110,25 @@ def cxone_reconcile(
 
 @retry_while_down
 def _reconcile(
-    settings: Settings, tenant: Tenant, bounds: tuple[datetime, datetime], logger: RunLogger, *, publish: bool
+    settings: Settings,
+    logger: RunLogger,
+    bounds: tuple[datetime, datetime],
+    through: ReconciledThrough | None,
+    tenant: Tenant,
+    *,
+    publish: bool,
 ) -> ReconcileReport:
     def say(step: str, count: int) -> None:
         logger.info("%s: %s %d", tenant.tenant_id, step, count)
 
-    return reconcile(settings, tenant, *bounds, publish=publish, progress=say)
+    start, end = bounds
+    if through is not None and (done := through.read(tenant.tenant_id)) is not None:
+        # What Kafka may have deleted can't be judged.
+        start = min(start, max(done, end - timedelta(milliseconds=tenant.retention_ms)))
+    report = reconcile(settings, tenant, start, end, publish=publish, progress=say)
+    if through is not None and publish and report.steady:
+        through.move(tenant.tenant_id, end)
+    return report
 
 
 def _window(start: datetime | None, end: datetime | None, look_back_minutes: int) -> tuple[datetime, datetime]:
@@ -153,7 +188,10 @@ def _text(report: ReconcileReport, *, dry_run: bool) -> str:
         )
     notes = {
         f"{report.bad_rows} rows of REST can't be used: dead letters of stage `reconcile`.": report.bad_rows,
-        f"{report.not_judged} events are older than what is looked for, or than Kafka still holds.": report.not_judged,
+        (
+            f"**{report.not_judged} events were not looked for**: they are older than `longest_contact_hours` reaches, "
+            "or than what Kafka still holds."
+        ): report.not_judged,
         f"{report.undecodable} records on the bus are no canonical events.": report.undecodable,
         "REST's lists changed whenever they were read; a later run finds what was overlooked.": not report.steady,
     }
@@ -161,9 +199,9 @@ def _text(report: ReconcileReport, *, dry_run: bool) -> str:
     return "\n\n".join(lines)
 
 
-def _alert(report: ReconcileReport, threshold: float) -> None:
+def _alert(event: str, report: ReconcileReport, **payload: float) -> None:
     emit_event(
-        event=MISSING,
+        event=event,
         resource={
             "prefect.resource.id": f"ccaas.tenant.{VENDOR}.{report.tenant_id}",
             "prefect.resource.name": report.tenant_id,
@@ -171,10 +209,6 @@ def _alert(report: ReconcileReport, threshold: float) -> None:
         payload={
             "window_start": report.window_start.isoformat(),
             "window_end": report.window_end.isoformat(),
-            "expected": report.expected,
-            "missing": report.missing,
-            "published": report.published,
-            "missing_share": round(report.missing_share, 6),
-            "threshold": threshold,
+            **payload,
         },
     )

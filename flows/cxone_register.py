@@ -13,7 +13,7 @@ from streaming.vendors.cxone.registration import register_webhooks
 
 @flow(name="cxone-register")
 def cxone_register(tenant: str | None = None) -> dict[str, str]:
-    """Create or update each tenant's registration, with its first token; never twice.
+    """Create or update each tenant's registration, with its first token.
 
     Args:
         tenant: Only this one. Empty: all CXone tenants.

@@ -7,7 +7,7 @@ from datetime import datetime
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows._load import show_table
+from flows._load import retry_while_down, show_table
 from streaming.settings import load_settings
 from streaming.vendors.genesys.backfill import BackfillReport, backfill, genesys_tenant
 
@@ -31,7 +31,9 @@ def genesys_backfill(tenant: str, start: datetime, end: datetime, *, dry_run: bo
     def progress(until: datetime) -> None:
         update_progress_artifact(shown, progress=100 * ((until - start) / (end - start)))  # type: ignore[arg-type]
 
-    report = backfill(settings, genesys_tenant(settings, tenant), start, end, publish=not dry_run, progress=progress)
+    report = retry_while_down(backfill)(
+        settings, genesys_tenant(settings, tenant), start, end, publish=not dry_run, progress=progress
+    )
     show_backfill("genesys-backfill-counts", [report])
     done = "would be published (dry run)" if dry_run else "published"
     get_run_logger().info("%s events were missing and %s", sum(report.missing.values()), done)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
-from flows._load import scheduled_time, window_of
+from flows._load import retry_while_down, scheduled_time, window_of
 from flows.genesys_backfill import show_backfill
 from streaming.errors import CcaasError
 from streaming.settings import load_settings
@@ -54,7 +54,7 @@ def genesys_completeness(
     reports: list[BackfillReport] = []
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        running = [(item, pool.submit(backfill, settings, item, since, until)) for item in tenants]
+        running = [(item, pool.submit(retry_while_down(backfill), settings, item, since, until)) for item in tenants]
     for item, done in running:
         try:
             report = done.result()

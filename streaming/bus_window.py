@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # public, but not in __all__
 
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Decoder
@@ -55,6 +56,7 @@ class BusWindow:
         self._decoder = decoder
         self.undecodable = 0
         """Records of the events topic that are no canonical events; skipped."""
+        self._admin = AdminClient(settings.kafka.client_config())
         self._consumer = Consumer(
             {
                 **settings.kafka.client_config(),
@@ -120,33 +122,56 @@ class BusWindow:
     def complete_since(self) -> datetime | None:
         """From which event time on the events topic holds everything; None if nothing of it has expired.
 
-        Retention deletes the oldest records: what happened before the first one left was published may be gone.
+        Retention by time deletes only what was published longer ago than that, and nothing that lies behind the first
+        record left; so the earlier of the two counts, in each partition. A topic with retention by size keeps less, and
+        there the first record left decides alone.
 
         Raises:
             ServiceUnavailableError: Kafka does not answer.
         """
         topic = self._tenant.events_topic
+        now = datetime.now(UTC)
         try:
             cut = []
             for partition in self._partitions(topic):
                 low, high = self._consumer.get_watermark_offsets(partition, timeout=_TIMEOUT_S)
                 if low > 0:
                     cut.append((TopicPartition(topic, partition.partition, low), high))
+            retention = self._retention(topic) if cut else None
         except KafkaException as error:
             raise _unavailable(topic, error) from None
-        published = [self._published(partition, high) for partition, high in cut]
+        if retention is not None and retention < timedelta(0):
+            return None
+        expired = now if retention is None else now - retention
+        published = [min(self._published(partition, high, now), expired) for partition, high in cut]
         return max(published, default=None)
 
-    def _published(self, first: TopicPartition, high: int) -> datetime:
+    def _retention(self, topic: str) -> timedelta | None:
+        """The topic's retention by time, negative for ever; None if it is none by time alone, or can't be known."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        (future,) = self._admin.describe_configs([resource], request_timeout=_TIMEOUT_S).values()
+        try:
+            config = future.result(_TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise
+            log.warning("retention unknown; allow DescribeConfigs on the topic", topic=topic)
+            return None
+        if int(config["retention.bytes"].value) >= 0:
+            return None
+        # Twenty years stand for what no date can express.
+        return timedelta(milliseconds=min(int(config["retention.ms"].value), 86_400_000 * 365 * 20))
+
+    def _published(self, first: TopicPartition, high: int, now: datetime) -> datetime:
         """When the oldest record left in a partition was published; now if there is none."""
         if first.offset >= high:
-            return datetime.now(UTC)
+            return now
         found = [
             message
             for batch in self._read({first.partition: (first.offset, first.offset + 1)}, first.topic)
             for message in batch
         ]
-        return _EPOCH + found[0].timestamp()[1] * _MILLISECOND if found else datetime.now(UTC)
+        return _EPOCH + found[0].timestamp()[1] * _MILLISECOND if found else now
 
     def _records(self, topic: str, since: datetime) -> Iterator[list[Message]]:
         """Records from the first one published at ``since`` less the margin to the watermark of now."""
@@ -180,7 +205,10 @@ class BusWindow:
         if not spans:
             return
         ends = {number: last for number, (_, last) in spans.items()}
-        self._consumer.assign([TopicPartition(topic, number, first) for number, (first, _) in spans.items()])
+        wanted = [TopicPartition(topic, number, first) for number, (first, _) in spans.items()]
+        self._consumer.assign(wanted)
+        # A partition that an earlier read paused is still paused after being assigned anew.
+        self._consumer.resume(wanted)
         try:
             heard = time.monotonic()
             while ends:
@@ -188,7 +216,7 @@ class BusWindow:
                     got = self._consumer.consume(_BATCH, 0.5)
                 except KafkaException as error:
                     raise _unavailable(topic, error) from None
-                if got:
+                if any(_is_life(message) for message in got):
                     heard = time.monotonic()
                 elif time.monotonic() - heard > _SILENT_S:
                     msg = f"{topic}: partitions {sorted(ends)} gave nothing for {_SILENT_S:.0f} s"
@@ -226,6 +254,12 @@ class BusWindow:
         if over and ends:
             self._consumer.pause([TopicPartition(topic, number) for number in over])
         return batch
+
+
+def _is_life(message: Message) -> bool:
+    """Whether a partition answered: errors may come for ever."""
+    error = message.error()
+    return error is None or error.code() == KafkaError._PARTITION_EOF
 
 
 def _unavailable(topic: str, error: KafkaException) -> ServiceUnavailableError:

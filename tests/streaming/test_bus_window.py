@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 import streaming.bus_window
 from schemas.canonical import CanonicalEvent
@@ -38,6 +39,7 @@ class Bus:
         ensure_topics(self.settings.kafka, [self.tenant])
         self.registry = Registry(self.settings.registry)
         self.encoder: Encoder = self.registry.encoder()
+        self.admin = AdminClient(self.settings.kafka.client_config())
         self.producer = Producer(self.settings.kafka.client_config())
 
     def put(self, *offsets_ms: int, published_ms: int = 0, producer: Producer | None = None) -> None:
@@ -52,6 +54,22 @@ class Bus:
 
     def window(self) -> BusWindow:
         return BusWindow(self.settings, self.tenant, self.registry.decoder())
+
+    def empty(self) -> None:
+        """As retention does."""
+        ends = [TopicPartition(self.tenant.events_topic, number, -1) for number in range(3)]
+        for future in self.admin.delete_records(ends).values():
+            future.result(20)
+
+    def configure(self, name: str, value: int) -> None:
+        entry = ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, self.tenant.events_topic, incremental_configs=[entry])
+        (future,) = self.admin.incremental_alter_configs([resource]).values()
+        future.result(20)
+
+    def complete_since(self) -> datetime | None:
+        with self.window() as window:
+            return window.complete_since()
 
     def read(self, start: datetime = NINE, end: datetime = TEN) -> list[str]:
         with self.window() as window:
@@ -84,6 +102,15 @@ def test_all_partitions_and_repeats(bus: Bus) -> None:
     bus.put(*range(50))
     bus.put(7)
     assert len(bus.read()) == 51
+
+
+def test_one_reader_reads_again_and_again(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions that come to their end first are paused; the next read must not find them so."""
+    monkeypatch.setattr(streaming.bus_window, "_SILENT_S", 5)
+    bus.put(*range(30))
+    with bus.window() as window:
+        for _ in range(3):
+            assert sum(len(batch) for batch in window.events(NINE, TEN)) == 30
 
 
 def test_nothing_and_no_topic(bus: Bus) -> None:
@@ -149,14 +176,53 @@ def test_dead_letters_with_their_headers(bus: Bus) -> None:
 def test_retention_says_since_when_everything_is_there(bus: Bus) -> None:
     with bus.window() as window:
         assert window.complete_since() is None
+    published = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
     bus.put(*range(30), published_ms=NINE_MS)
-    admin = AdminClient(bus.settings.kafka.client_config())
-    ends = [TopicPartition(bus.tenant.events_topic, number, -1) for number in range(3)]
-    for future in admin.delete_records(ends).values():
-        future.result(20)
-    bus.put(*range(30, 60), published_ms=NINE_MS + 60_000)
+    bus.empty()
+    bus.put(*range(30, 60), published_ms=int(published.timestamp() * 1000))
+    # By time, only what was published longer ago than the retention can be gone, however young the first record is.
+    assert_near(bus.complete_since(), datetime.now(UTC) - timedelta(milliseconds=bus.tenant.retention_ms))
+    bus.configure("retention.ms", 60_000)
+    assert bus.complete_since() == published, "nothing behind the first record left is gone"
+    bus.configure("retention.ms", -1)
+    assert bus.complete_since() is None
+    bus.configure("retention.bytes", 1_000_000_000)
+    assert bus.complete_since() == published, "by size everything before the first record may be gone"
+
+
+def test_a_partition_that_retention_emptied_holds_all_that_is_young(bus: Bus) -> None:
+    bus.put(*range(30), published_ms=NINE_MS)
+    bus.empty()
+    assert_near(bus.complete_since(), datetime.now(UTC) - timedelta(milliseconds=bus.tenant.retention_ms))
+    bus.configure("retention.bytes", 1_000_000_000)
+    assert_near(bus.complete_since(), datetime.now(UTC))
+
+
+def assert_near(found: datetime | None, wanted: datetime) -> None:
+    assert found is not None
+    assert abs(found - wanted) < timedelta(minutes=5)
+
+
+def test_errors_are_no_sign_of_life(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that answers every fetch with an error: only a stand-in does so on demand."""
+
+    class Erring:
+        def consume(self, *_: object) -> list[Any]:
+            time.sleep(0.01)
+            return [Erring()]
+
+        def error(self) -> KafkaError:
+            return KafkaError(KafkaError._TRANSPORT)
+
+        def __getattr__(self, _name: str) -> Any:
+            return lambda *_: None
+
+    monkeypatch.setattr(streaming.bus_window, "_SILENT_S", 0.2)
     with bus.window() as window:
-        assert window.complete_since() == NINE + timedelta(minutes=1)
+        real, window._consumer = window._consumer, Erring()  # type: ignore[assignment]
+        with pytest.raises(ServiceUnavailableError, match="gave nothing"):
+            list(window._read({0: (0, 1)}, bus.tenant.events_topic))
+        window._consumer = real
 
 
 def test_a_broker_that_does_not_answer(platform: Platform, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
