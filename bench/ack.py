@@ -100,6 +100,9 @@ def _figures(
     def p99(results: list[_Measured]) -> list[float]:
         return [result.load.p99_ms for result in results]
 
+    def busy(results: list[_Measured]) -> list[float]:
+        return [result.load.busy for result in results]
+
     def cpu(results: list[_Measured]) -> list[float]:
         return [result.cpu_us for result in results]
 
@@ -118,8 +121,12 @@ def _figures(
         Figure("acks, RS256", "req/s", rates(rs256), "more", _BARE, rates(bare), ratio(0.65)),
         Figure("p99, RS256", "ms", p99(rs256), "less", _BARE, p99(bare), ratio(1 / 1.5)),
         Figure("acks, RS256", "req/s", rates(rs256), "more", _PEER, rates(peer)),
+        Figure("p99, RS256", "ms", p99(rs256), "less", _PEER, p99(peer)),
         Figure("while draining", "req/s", rates(draining), "more", _PEER, rates(peer)),
         Figure("p99 while draining", "ms", p99(draining), "less", _PEER, p99(peer)),
+        # Of one core: a generator that is busy all the time measures itself.
+        Figure("load generator's CPU", "share", busy(ours), "less", _PEER, busy(peer)),
+        Figure("load generator's CPU", "share", busy(bare), "less", _PEER, busy(peer)),
     ]
 
 

@@ -31,12 +31,18 @@ _DRAIN_SECONDS = 10.0
 
 
 class LoadResult(NamedTuple):
-    """What one run measured: answers a second within the window, and their latencies, ms."""
+    """What one run measured: answers a second within the window, and their latencies, ms.
+
+    Attributes:
+        answers: of the whole run.
+        busy: share of one core that the generator itself took while it sent; near 1 it measures itself.
+    """
 
     per_second: float
     p50_ms: float
     p99_ms: float
     answers: int
+    busy: float
 
 
 class _Load:
@@ -98,10 +104,12 @@ async def _main(
     messages = [message for number in range(_CALLS) for message in cxone_call(first + number)]
     requests = [webhook_request(tenant, message, key) for message in messages]
     load = _Load(requests, warm_up, seconds)
+    began, worked = time.perf_counter(), time.process_time()
     await load.run(port, connections)
+    busy = (time.process_time() - worked) / (time.perf_counter() - began)
     ordered = sorted(load.latencies)
     p50, p99 = (percentile(ordered, share) / 1e6 for share in (0.5, 0.99))
-    return LoadResult(len(ordered) / seconds, p50, p99, load.total)
+    return LoadResult(len(ordered) / seconds, p50, p99, load.total, busy)
 
 
 def run_load(

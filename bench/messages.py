@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from bench.signing import detached_signature
 
-SECRET = "bench-hmac"
-BEARER = "bench-bearer"
+SECRET = "bench-hmac-secret"
+BEARER = "bench-bearer-token"
 
 _DAY = datetime(2026, 11, 23, 9, tzinfo=UTC)
 

@@ -24,6 +24,10 @@ RECOVERED_KEY = "ccaas.recovered"
 """metadata key of an event that did not come by the vendor's push: ``reconciled``, ``polled``, ``backfilled``,
 ``deferred``."""
 
+REST_NEAR_MS = 5_000
+"""How far apart a pushed event and the same occurrence as REST tells it may lie: whole seconds, perhaps one off, and
+some more. Reconciliation, confirmation and the warehouse's twins go by it alike."""
+
 
 class CanonicalEvent(TypedDict):
     """One event, in the field order of the Avro schema; a dict at run time, so the encoder takes it as it is."""

@@ -1,4 +1,4 @@
-"""The state database: leases, stream cursors and the vendors' public keys. SQLite by default, PostgreSQL by URL."""
+"""The state database: leases, cursors, public keys, how far is reconciled. SQLite by default, PostgreSQL by URL."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ signing_key = sa.Table(
     sa.Column("fetched_at", sa.Double, nullable=False),
 )
 
+reconciled_through = sa.Table(
+    "reconciled_through",
+    metadata,
+    sa.Column("vendor", sa.String(100), primary_key=True),
+    sa.Column("tenant_id", sa.String(100), primary_key=True),
+    # Epoch ms: what ended before it is reconciled. Only grows.
+    sa.Column("through_ms", sa.BigInteger, nullable=False),
+)
 
 _POSTGRESQL_TIMEOUTS = {
     "connect_timeout": 10,

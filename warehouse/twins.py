@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from schemas.canonical import RECOVERED_KEY
+from schemas.canonical import RECOVERED_KEY, REST_NEAR_MS
 from warehouse import scratch
 from warehouse.statements import run as execute
 from warehouse.statements import statements
-
-NEAR_MS = 5_000
-"""How far apart twins may lie: REST is off by a second, and some more."""
 
 # How the metadata's JSON says it. A vendor's text can't: its quotation marks are escaped there.
 _MARK = f'%"{RECOVERED_KEY}":"reconciled"%'
@@ -47,7 +44,7 @@ def decide(connection: sa.Connection, load_id: int) -> None:
         scratch.analyze(connection, scratch.twin_pushed)
         execute(connection, "twins", "members")
         scratch.analyze(connection, scratch.twin_members)
-        execute(connection, "twins", "losers", near_ms=NEAR_MS)
+        execute(connection, "twins", "losers", near_ms=REST_NEAR_MS)
         scratch.analyze(connection, scratch.twin_losers)
         execute(connection, "twins", "set_aside")
         execute(connection, "twins", "put_in", load_id=load_id)

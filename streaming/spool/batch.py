@@ -19,6 +19,11 @@ class SpooledEvent(NamedTuple):
     body: bytes
 
 
+def deferred_size(body: bytes, signature: str, reason: str) -> int:
+    """Bytes that a deferred request takes of its lane's bounds; the trigger of its table counts the same."""
+    return len(body) + len(signature.encode()) + len(reason.encode())
+
+
 class Batch:
     """A row being filled: one tenant's requests in the order of their arrival."""
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 from filelock import FileLock
 
 from streaming.errors import ServiceUnavailableError
+from streaming.spool.batch import deferred_size
 from streaming.spool.schema import lock_of, open_file
 
 
@@ -22,6 +23,11 @@ class DeferredRow(NamedTuple):
     body: bytes
     signature: str  # JSON of the request's signature headers
     reason: str  # the doubt
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes of the lane's bounds."""
+        return deferred_size(self.body, self.signature, self.reason)
 
 
 class DeferredReader:
@@ -65,7 +71,7 @@ class DeferredReader:
             tenant_key: From :meth:`waiting`.
             after_seq: Last number already read.
             rows: Most rows to read.
-            max_bytes: Stop after so many bytes of bodies.
+            max_bytes: Stop after so many bytes.
         """
         query = (
             "SELECT tenant, seq, received_us, body, signature, reason FROM deferred "
@@ -75,7 +81,7 @@ class DeferredReader:
         size = 0
         for row in self._database.execute(query, (tenant_key, after_seq, rows)):
             found.append(DeferredRow(*row))
-            size += len(found[-1].body)
+            size += found[-1].size
             if size >= max_bytes:
                 break
         return found
@@ -113,7 +119,7 @@ class DeferredReader:
                 "DELETE FROM deferred WHERE tenant = ? AND seq = ?", (row.tenant_key, row.seq)
             )
             if cursor.rowcount:
-                deleted.setdefault(row.tenant_key, []).append(len(row.body))
+                deleted.setdefault(row.tenant_key, []).append(row.size)
         return [(key, len(sizes), sum(sizes)) for key, sizes in deleted.items()]
 
     def close(self) -> None:

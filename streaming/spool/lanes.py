@@ -83,7 +83,7 @@ class Lane:
 
         Args:
             tenant: Tenant id.
-            size: Bytes of its body.
+            size: Bytes of its body; of a deferred one also of its signature and of the reason.
 
         Raises:
             SpoolFullError: there is none.

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from streaming.errors import ServiceUnavailableError
+import structlog
+
+from streaming.errors import ConfigurationError, ServiceUnavailableError
 from streaming.spool.batch import unpack
 from streaming.spool.schema import LAYOUT, spool_files
+
+log = structlog.get_logger()
 
 _PENDING = """
 SELECT frames, bodies FROM event WHERE tenant = (SELECT id FROM tenant WHERE name = ?) AND last_us >= ? ORDER BY seq
@@ -29,11 +33,12 @@ def pending_bodies(folder: Path, tenant_id: str, since_us: int = 0) -> Iterator[
         since_us: Only rows with something received since then, epoch µs.
 
     Raises:
+        ConfigurationError: a spool has the layout of another version.
         ServiceUnavailableError: a spool can't be read now.
     """
     for path in spool_files(folder):
         with _reading(path) as database:
-            for frames, bodies in database.execute(_PENDING, (tenant_id, since_us)) if _is_ours(database) else ():
+            for frames, bodies in database.execute(_PENDING, (tenant_id, since_us)) if _is_ours(database, path) else ():
                 for event in unpack(frames, bodies):
                     yield event.body
 
@@ -42,14 +47,34 @@ def deferred_bodies(folder: Path, tenant_id: str, since_us: int = 0) -> Iterator
     """Bodies that are set aside; else as :func:`pending_bodies`."""
     for path in spool_files(folder):
         with _reading(path) as database:
-            for (body,) in database.execute(_DEFERRED, (tenant_id, since_us)) if _is_ours(database) else ():
+            for (body,) in database.execute(_DEFERRED, (tenant_id, since_us)) if _is_ours(database, path) else ():
                 yield body
 
 
-def _is_ours(database: sqlite3.Connection) -> bool:
+def warn_if_missing(folder: Path) -> None:
+    """Say so if the receivers' folder is not there: on another host than theirs what it holds is invisible.
+
+    No error, since the first receiver makes it: before that nothing can lie there.
+    """
+    if not folder.is_dir():
+        log.warning(
+            "no spool folder: if receivers run already, this host must mount their volume", spool_dir=str(folder)
+        )
+
+
+def _is_ours(database: sqlite3.Connection, path: Path) -> bool:
     """Whether the tables are there; a receiver that is just starting may not have made them."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    return bool(version == LAYOUT)
+    if version == LAYOUT:
+        return True
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables:
+        msg = (
+            f"{path}: a spool of layout {version}, this version reads {LAYOUT}; "
+            "let the version that wrote it drain it, or move the file away"
+        )
+        raise ConfigurationError(msg)
+    return False
 
 
 @contextmanager

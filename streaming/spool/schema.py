@@ -5,11 +5,14 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import structlog
 from filelock import FileLock, Timeout
 
 from streaming.errors import ConfigurationError
 
-LAYOUT = 2
+log = structlog.get_logger()
+
+LAYOUT = 3
 """``PRAGMA user_version`` of the tables below; another layout is refused."""
 
 _SCHEMA = (
@@ -54,7 +57,8 @@ CREATE TRIGGER event_counted AFTER INSERT ON event BEGIN
 END
 """,
     # Set aside because trust is in doubt, a row a request; never published as it is. A tenant's numbers here are its
-    # own sequence: deferred_rows is the last one given.
+    # own sequence: deferred_rows is the last one given. Its bytes are those of body, signature and reason: senders
+    # choose the length of each.
     """
 CREATE TABLE deferred (
     tenant INTEGER NOT NULL,
@@ -68,7 +72,10 @@ CREATE TABLE deferred (
 """,
     """
 CREATE TRIGGER deferred_counted AFTER INSERT ON deferred BEGIN
-    UPDATE tenant SET deferred_rows = deferred_rows + 1, deferred_bytes = deferred_bytes + length(NEW.body)
+    UPDATE tenant SET
+        deferred_rows = deferred_rows + 1,
+        deferred_bytes = deferred_bytes + length(NEW.body)
+            + length(CAST(NEW.signature AS BLOB)) + length(CAST(NEW.reason AS BLOB))
     WHERE id = NEW.tenant;
 END
 """,
@@ -90,15 +97,16 @@ def open_file(path: Path, *, durable: bool) -> sqlite3.Connection:
 
     Raises:
         ConfigurationError: the file has the layout of another version.
+        sqlite3.Error: it is damaged, or the disk is full or fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL" if durable else "PRAGMA synchronous=NORMAL")
-    # A pragma takes no bound parameter; the value is this module's constant.
-    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     try:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL" if durable else "PRAGMA synchronous=NORMAL")
+        # A pragma takes no bound parameter; the value is this module's constant.
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         _lay_out(connection, path)
     except BaseException:
         connection.close()
@@ -146,12 +154,43 @@ def lock_of(path: Path, role: str) -> FileLock | None:
     return lock
 
 
-def claim_for_writing(folder: Path) -> tuple[Path, FileLock]:
-    """The first spool of the folder that no living receiver writes, or a new one."""
+def claim_for_writing(folder: Path) -> tuple[Path, FileLock, sqlite3.Connection]:
+    """The first usable spool of the folder that no living receiver writes, or a new one.
+
+    One that can't be opened is passed over: webhooks must not wait until a person has seen to it.
+
+    Raises:
+        sqlite3.Error: a new file can't be made.
+    """
     number = 0
     while True:
         path = folder / f"receiver-{number:03d}.db"
-        lock = lock_of(path, "write")
-        if lock is not None:
-            return path, lock
         number += 1
+        lock = lock_of(path, "write")
+        if lock is None:
+            continue
+        is_new = not path.exists() or path.stat().st_size == 0
+        try:
+            return path, lock, _opened_for_writing(path)
+        except (sqlite3.Error, ConfigurationError) as error:
+            lock.release()
+            if is_new:  # the next would fail as this one did
+                raise
+            log.error("spool can't be used; another one is taken", file=str(path), error=str(error), remedy=REMEDY)
+        except BaseException:
+            lock.release()
+            raise
+
+
+def _opened_for_writing(path: Path) -> sqlite3.Connection:
+    connection = open_file(path, durable=True)
+    try:
+        connection.execute("SELECT * FROM tenant").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+REMEDY = "mend the disk, or move the file and its -wal and -shm away and reconcile its hours"
+"""For a spool that can't be used."""

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import structlog
 
 from streaming.settings import SpoolSettings
-from streaming.spool.batch import MAX_BYTES, MAX_REQUESTS, Batch
+from streaming.spool.batch import MAX_BYTES, MAX_REQUESTS, Batch, deferred_size
 from streaming.spool.lanes import Bounds, Lane, SpoolFullError, Usage
-from streaming.spool.schema import LAYOUT, claim_for_writing, open_file
+from streaming.spool.schema import LAYOUT, claim_for_writing
 
 log = structlog.get_logger()
 
@@ -34,6 +34,10 @@ class Deferral(NamedTuple):
 
     reason: str
     signature: str  # JSON of the request's signature headers
+
+    def size(self, body: bytes) -> int:
+        """Bytes that the event takes of the lane's bounds."""
+        return deferred_size(body, self.signature, self.reason)
 
 
 class Stored(asyncio.Future[None]):
@@ -85,17 +89,13 @@ class SpoolWriter:
         settings: Bounds.
 
     Raises:
-        ConfigurationError: the spool has the layout of another version.
+        sqlite3.Error: no spool can be made.
     """
 
     def __init__(self, folder: Path, settings: SpoolSettings) -> None:
         self._settings = settings
-        self.path, self._lock = claim_for_writing(folder)
-        try:
-            self._database = open_file(self.path, durable=True)
-        except BaseException:
-            self._lock.release()
-            raise
+        self.path, self._lock, self._database = claim_for_writing(folder)
+        (self._page_bytes,) = self._database.execute("PRAGMA page_size").fetchone()
         self._ordinary = Lane("events", _bounds(settings))
         self._deferred = Lane("deferred events", _deferred_bounds(settings))
         self._lines: dict[str, _Line] = {}
@@ -159,7 +159,7 @@ class SpoolWriter:
             batch.bodies.append(body)
             batch.bytes += size
         else:
-            self._deferred.take(tenant, size)
+            self._deferred.take(tenant, deferral.size(body))
             group = self._group or self._begin()
             group.deferred.append((tenant, received_us, body, deferral))
         group.requests += 1
@@ -204,8 +204,8 @@ class SpoolWriter:
         else:
             for tenant, batch in group.batches():
                 self._ordinary.give_back(tenant, batch.requests, batch.bytes)
-            for tenant, _, body, _ in group.deferred:
-                self._deferred.give_back(tenant, 1, len(body))
+            for tenant, _, body, deferral in group.deferred:
+                self._deferred.give_back(tenant, 1, deferral.size(body))
             group.stored.set_exception(error)
         waiting = self._group
         if waiting is not None:
@@ -317,7 +317,12 @@ class SpoolWriter:
                 self._disk_full = True
 
     def _is_disk_full(self) -> bool:
-        return shutil.disk_usage(self.path.parent).free < self._settings.min_free_disk_bytes
+        free = shutil.disk_usage(self.path.parent).free
+        if free >= self._settings.min_free_disk_bytes:
+            return False
+        # The drain gives pages back only when idle: those that are free within the file will be written first.
+        (pages,) = self._database.execute("PRAGMA freelist_count").fetchone()
+        return bool(free + pages * self._page_bytes < self._settings.min_free_disk_bytes)
 
 
 def _bounds(settings: SpoolSettings) -> Bounds:

@@ -45,7 +45,7 @@ def server(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
     platform.folder.mkdir()
     platform.add_tenant(
         "cxone", "south", token_url="http://127.0.0.1:1/t", api_url="http://127.0.0.1:1", client_id="i",
-        client_secret="s", webhook_tokens=["s3cret"], signature="hmac", hmac_secret="h",
+        client_secret="s", webhook_tokens=["s3cret-of-16-chars"], signature="hmac", hmac_secret="hmac-secret-0001",
     )  # fmt: skip
     prefect = PrefectServer(stack.processes, folder / "server")
     prefect.start()
@@ -143,6 +143,6 @@ def test_what_the_services_log_is_kept_without_secrets(server: Server) -> None:
     (log,) = (server.platform.stack.root / "logs").glob("worker-streams.log")
     url = f"http://127.0.0.1:{server.platform.ports['receiver']}/cxone/webhook/south-{server.platform.suffix}"
     until(lambda: httpx.post(url, headers={"Authorization": "Bearer s3cret!"}).status_code == 401, 90, "refused")
-    httpx.post(url, headers={"Authorization": "Bearer s3cret", "Content-Type": "text/plain"})
+    httpx.post(url, headers={"Authorization": "Bearer s3cret-of-16-chars", "Content-Type": "text/plain"})
     until(lambda: "application/json" in log.read_text(errors="replace"), 10, "the reason is in the log")
     assert "s3cret" not in log.read_text(errors="replace")

@@ -61,6 +61,13 @@ def test_every_streaming_service_is_a_deployment_that_comes_back() -> None:
         assert name in deployment["tags"]
 
 
+def test_recovery_runs_wait_for_each_other() -> None:
+    """A run by hand, or one that takes longer than its period, must not make a scheduled one vanish."""
+    limits = {item["name"]: item.get("concurrency_limit") for item in DEPLOYMENTS}
+    for name in ("cxone-reconcile", "genesys-completeness", "cxone-register"):
+        assert limits[name] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
 def test_every_deployment_says_what_it_does() -> None:
     assert len({item["name"] for item in DEPLOYMENTS}) == len(DEPLOYMENTS)
     assert all(len(item["description"]) > 20 for item in DEPLOYMENTS)

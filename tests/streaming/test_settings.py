@@ -102,8 +102,23 @@ TENANT = '[[tenants]]\ntenant_id = "south"\nvendor = "{vendor}"\n[tenants.connec
         ("genesys", 'token_url = "http://x"', "genesys/south: connection: api_url"),
         (
             "cxone",
-            'token_url="http://x"\napi_url="http://x"\nclient_id="x"\nclient_secret="s3cret"\nwebhook_tokens=["s3cret"]\nsignature="hmac"',
+            'token_url="http://x"\napi_url="http://x"\nclient_id="x"\nclient_secret="s3cret"\nwebhook_tokens=["s3cret-of-16-chars"]\nsignature="hmac"',
             "needs hmac_secret",
+        ),
+        (
+            "cxone",
+            'token_url="http://x"\napi_url="http://x"\nclient_id="x"\nclient_secret="s"\nwebhook_tokens=["0123456789abcdef","s3cret"]',
+            "connection: webhook_tokens.1: Value error, has fewer than 16 characters",
+        ),
+        (
+            "cxone",
+            'token_url="http://x"\napi_url="http://x"\nclient_id="x"\nclient_secret="s"\nwebhook_tokens=["0123456789abcdef"]\nhmac_secret="s3cret"',
+            "connection: hmac_secret: Value error, has fewer than 16 characters",
+        ),
+        (
+            "cxone",
+            'token_url="http://x"\napi_url="http://x"\nclient_id="x"\nclient_secret=""\nwebhook_tokens=["0123456789abcdef"]',
+            "connection: client_secret: Value error, is empty",
         ),
     ],
 )

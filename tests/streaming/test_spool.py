@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import structlog
 
 from streaming.errors import ConfigurationError
 from streaming.settings import SpoolSettings
@@ -242,14 +246,144 @@ async def test_released_rows_make_room_in_the_deferred_lane(tmp_path: Path) -> N
     writer.close()
 
 
-def test_a_file_of_another_layout_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    path = tmp_path / "receiver-000.db"
+def old_layout(path: Path) -> None:
     with closing(sqlite3.connect(path)) as old:
         old.execute("CREATE TABLE event (tenant INTEGER, seq INTEGER, received_us INTEGER, body BLOB)")
-    for claim in (lambda: SpoolWriter(tmp_path, settings()), lambda: SpoolReader.claim(path)):
-        with pytest.raises(ConfigurationError, match=r"receiver-000\.db: .*layout 0.*reconcile"):
-            claim()
-    assert lock_of(path, "write") is not None, "neither keeps its lock"
+
+
+def rubbish(path: Path) -> None:
+    path.write_bytes(b"no database at all" * 500)
+
+
+def torn(path: Path) -> None:
+    """The first page is whole, those of the tables are not."""
+    open_file(path, durable=True).close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (path.stat().st_size - 4096))
+
+
+def test_a_file_of_another_layout_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "receiver-000.db"
+    old_layout(path)
+    with pytest.raises(ConfigurationError, match=r"receiver-000\.db: .*layout 0.*reconcile"):
+        SpoolReader.claim(path)
+    assert lock_of(path, "drain") is not None, "it keeps no lock"
+
+
+@pytest.mark.parametrize("damage", [old_layout, rubbish, torn])
+async def test_a_receiver_passes_over_a_file_that_it_can_not_use(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    first = tmp_path / "receiver-000.db"
+    damage(first)
+    with structlog.testing.capture_logs() as logs:
+        writer = SpoolWriter(tmp_path, settings())
+    await writer.append("t", b"x", 0)
+    writer.close()
+    assert writer.path.name == "receiver-001.db"
+    ((file, remedy),) = [(line["file"], line["remedy"]) for line in logs if line["log_level"] == "error"]
+    assert file == str(first)
+    assert "reconcile" in remedy
+    assert lock_of(first, "write") is not None, "its lock is free again"
+
+
+def test_a_folder_where_no_file_can_be_made_is_an_error_and_not_an_endless_search(tmp_path: Path) -> None:
+    with beyond(0), pytest.raises(sqlite3.OperationalError):
+        SpoolWriter(tmp_path, settings())
+    assert len(spool_files(tmp_path)) <= 1
+    SpoolWriter(tmp_path, settings()).close()
+
+
+async def filled(tmp_path: Path, rows: int = 40, **bounds: int) -> SpoolWriter:
+    writer = SpoolWriter(tmp_path, SpoolSettings(**({"min_free_disk_bytes": 0} | bounds)))
+    for number in range(rows):
+        await writer.append("t", b"x" * 200_000, number)
+    return writer
+
+
+async def test_what_is_drained_is_given_back_to_the_file_system_wholly(tmp_path: Path) -> None:
+    writer = await filled(tmp_path)
+    reader = SpoolReader.claim(writer.path)
+    assert reader is not None
+    ((key, _),) = reader.waiting()
+    while not reader.tidy():
+        pass
+    assert writer.path.stat().st_size > 40 * 200_000
+    assert reader.delete([Drained(key, 40, 40, 40 * 200_000)], wait=True)
+    turns = 0
+    while not reader.tidy():
+        turns += 1
+        assert turns < 100
+    assert turns > 3, "a little at a time: it holds the write lock"
+    assert writer.path.stat().st_size + writer.path.with_name("receiver-000.db-wal").stat().st_size < 5 << 20
+    reader.close()
+    writer.close()
+
+
+async def test_pages_that_are_free_within_the_file_count_as_free_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(folder: Path) -> Disk:
+        """A disk of 6 MB that holds nothing but the spool's file."""
+        return Disk(6_000_000 - (folder / "receiver-000.db").stat().st_size)
+
+    monkeypatch.setattr("streaming.spool.writer.shutil.disk_usage", free)
+    writer = await filled(tmp_path, 20, min_free_disk_bytes=3_000_000)
+    reader = SpoolReader.claim(writer.path)
+    assert reader is not None
+    reader._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    await becomes(writer, able=False)
+    ((key, _),) = reader.waiting()
+    assert reader.delete([Drained(key, 20, 20, 20 * 200_000)], wait=True)
+    assert writer.path.stat().st_size > 4_000_000, "nothing is given back yet"
+    await becomes(writer, able=True)
+    await writer.append("t", b"x", 0)
+    reader.close()
+    writer.close()
+
+
+@pytest.mark.parametrize("work", ["delete", "tidy"])
+async def test_a_full_disk_fails_the_drain_s_transactions_and_leaves_none_open(tmp_path: Path, work: str) -> None:
+    writer = await filled(tmp_path, 5)
+    reader = SpoolReader.claim(writer.path)
+    assert reader is not None
+    ((key, _),) = reader.waiting()
+    gone = Drained(key, 5, 5, 5 * 200_000)
+    if work == "tidy":
+        reader.delete([gone], wait=True)
+    with beyond(0), pytest.raises(sqlite3.OperationalError):
+        reader.tidy() if work == "tidy" else reader.delete([gone], wait=True)
+    await writer.append("t", b"x", 0)  # nobody holds the write lock
+    if work == "delete":
+        assert reader.delete([gone], wait=True)
+    async with asyncio.timeout(10):
+        while not reader.tidy():
+            await asyncio.sleep(0)
+    assert len(read(reader, key)) == 1
+    reader.close()
+    writer.close()
+
+
+async def becomes(writer: SpoolWriter, *, able: bool) -> None:
+    async with asyncio.timeout(10):
+        while writer.can_store is not able:
+            await asyncio.sleep(0.02)
+
+
+@contextmanager
+def beyond(size: int) -> Iterator[None]:
+    """This process can write no byte of a file beyond this size, as on a full disk; Python ignores the signal."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+class Disk(NamedTuple):
+    free: int
 
 
 async def test_two_receivers_in_a_folder_are_drained_apart(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ async def test_rows_come_in_order_of_arrival_and_by_tenant_within_bounds(tmp_pat
     assert [(row.received_us, row.body) for row in rows] == [(n, b"%d" % n) for n in range(1, 20, 2)]
     assert {(row.signature, row.reason) for row in rows} == {(WHY.signature, WHY.reason)}
     assert reader.read(key, rows[2].seq, rows=3, max_bytes=1 << 20) == rows[3:6]
-    assert reader.read(key, 0, rows=10, max_bytes=2) == rows[:2]
+    assert reader.read(key, 0, rows=10, max_bytes=2 * rows[0].size) == rows[:2]
     assert reader.read(key, rows[-1].seq, rows=10, max_bytes=2) == []
     reader.close()
     writer.close()
@@ -63,7 +63,7 @@ async def test_released_rows_are_gone_and_their_room_is_free_again(tmp_path: Pat
     assert reader.waiting() == [(key, "t", 2)]
     assert [row.seq for row in read_all(reader, key)] == [rows[1].seq, rows[3].seq]
     database = open_file(writer.path, durable=False)
-    assert database.execute("SELECT released_rows, released_bytes FROM tenant").fetchone() == (2, 4)
+    assert database.execute("SELECT released_rows, released_bytes FROM tenant").fetchone() == (2, 2 * WHY.size(b"xx"))
     database.close()
     async with asyncio.timeout(10):
         while True:
@@ -73,6 +73,27 @@ async def test_released_rows_are_gone_and_their_room_is_free_again(tmp_path: Pat
             except SpoolFullError:
                 await asyncio.sleep(0.05)
     assert read_all(reader, key)[-1].seq > rows[3].seq
+    reader.close()
+    writer.close()
+
+
+async def test_signature_and_reason_take_room_too_and_give_it_back(tmp_path: Path) -> None:
+    long = Deferral("why, wégen", '{"x-cxone-signature":"' + "ü" * 500 + '"}')
+    room = 2 * long.size(b"xx")
+    writer = SpoolWriter(tmp_path, settings(max_deferred_bytes_per_tenant=room))
+    for number in range(2):
+        await writer.append("t", b"xx", number, long)
+    with pytest.raises(SpoolFullError, match="deferred"):
+        writer.append("t", b"", 3, WHY)
+    writer.close()
+    writer = SpoolWriter(tmp_path, settings(max_deferred_bytes_per_tenant=room))
+    assert writer.lanes["deferred"].usage.bytes == room, "the file has counted the same"
+    reader = claimed(writer.path)
+    ((key, _, _),) = reader.waiting()
+    reader.release(read_all(reader, key))
+    async with asyncio.timeout(10):
+        while writer.lanes["deferred"].usage.bytes:
+            await asyncio.sleep(0.02)
     reader.close()
     writer.close()
 

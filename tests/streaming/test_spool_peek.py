@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from streaming.errors import ServiceUnavailableError
+from streaming.errors import ConfigurationError, ServiceUnavailableError
 from streaming.settings import SpoolSettings
-from streaming.spool.peek import deferred_bodies, pending_bodies
+from streaming.spool.peek import deferred_bodies, pending_bodies, warn_if_missing
 from streaming.spool.reader import Drained, SpoolReader
 from streaming.spool.writer import Deferral, SpoolWriter
 
@@ -29,6 +31,27 @@ def writers(tmp_path: Path) -> Iterator[list[SpoolWriter]]:
     yield made
     for writer in made:
         writer.close()
+
+
+def test_a_spool_of_another_layout_is_no_empty_one(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "receiver-000.db")
+    database.executescript("CREATE TABLE event (x); PRAGMA user_version=1;")
+    database.close()
+    for peek in (pending_bodies, deferred_bodies):
+        with pytest.raises(ConfigurationError, match=r"receiver-000\.db: a spool of layout 1"):
+            list(peek(tmp_path, "t"))
+
+
+def test_a_spool_without_tables_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "receiver-000.db").touch()
+    assert list(pending_bodies(tmp_path, "t")) == []
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        warn_if_missing(tmp_path)
+        warn_if_missing(tmp_path / "elsewhere")
+    assert [entry["spool_dir"] for entry in logs] == [str(tmp_path / "elsewhere")]
 
 
 def test_all_spools_of_a_tenant_while_they_are_written(tmp_path: Path, writers: list[SpoolWriter]) -> None:

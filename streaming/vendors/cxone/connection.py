@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, SecretStr, model_validator
 
 from streaming.settings import HttpAddress
 
 VENDOR = "cxone"
+
+_LEAST_SECRET = 16
+
+
+def _given(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value():
+        msg = "is empty; give the client's secret"
+        raise ValueError(msg)
+    return secret
+
+
+def _hard_to_guess(secret: SecretStr) -> SecretStr:
+    """Whoever knows it may put events on the bus."""
+    if len(secret.get_secret_value()) < _LEAST_SECRET:
+        msg = f"has fewer than {_LEAST_SECRET} characters; make one with: openssl rand -hex 16"
+        raise ValueError(msg)
+    return secret
+
+
+SharedSecret = Annotated[SecretStr, AfterValidator(_hard_to_guess)]
+"""Chosen by us, told to the vendor."""
 
 
 class CxoneConnection(BaseModel):
@@ -19,18 +40,18 @@ class CxoneConnection(BaseModel):
     token_url: HttpAddress
     api_url: HttpAddress
     client_id: Annotated[str, Field(min_length=1)]
-    client_secret: SecretStr
+    client_secret: Annotated[SecretStr, AfterValidator(_given)]
     # Where the vendor reaches this receiver, e.g. https://events.example.com; needed to register the webhook.
     webhook_base_url: HttpAddress | None = None
     # The registration's name at the vendor; together with the URL it says which one is ours.
     webhook_name: Annotated[str, Field(min_length=1, max_length=200)] = "ccaas-event-bus"
     # Bearer tokens that the webhooks may carry: the first is the one registered, the others are accepted while it
     # replaces them.
-    webhook_tokens: Annotated[tuple[SecretStr, ...], Field(min_length=1, max_length=4)]
+    webhook_tokens: Annotated[tuple[SharedSecret, ...], Field(min_length=1, max_length=4)]
     signature: Literal["jws", "hmac"] = "jws"
     # Key set that verifies JWS signatures (RFC 7517).
     jwks_url: HttpAddress | None = None
-    hmac_secret: SecretStr | None = None
+    hmac_secret: SharedSecret | None = None
     # A signature made longer ago, or further ahead, than this is a replay or a wrong clock.
     replay_window_seconds: PositiveFloat = 300
     # Unknown key ids may come from anybody who knows the URL: they cause at most one fetch in this time.
@@ -65,7 +86,5 @@ class CxoneOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # REST times are whole seconds and may differ by one: an event is known if the bus has it within so much.
-    match_seconds: PositiveFloat = 5
     # Share of the expected events that may be missing before an event is raised.
     alert_missing_share: Annotated[float, Field(ge=0, le=1)] = 0.02

@@ -8,8 +8,10 @@ has everything of it; a run that is killed is repeated with the same ids.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -18,18 +20,20 @@ import httpx
 import orjson
 import structlog
 
-from schemas.codec import Encoder
+from schemas.canonical import REST_NEAR_MS, CanonicalEvent
 from schemas.normalise import normaliser
 from schemas.registry import Registry
+from streaming.bus_window import MARGIN, BusWindow
 from streaming.errors import CcaasError, ConfigurationError, ServiceUnavailableError, UntrustedError
 from streaming.publisher import Publisher
-from streaming.settings import Settings, Tenant
+from streaming.settings import Settings, Tenant, config_file
 from streaming.spool.deferred import DeferredReader, DeferredRow
+from streaming.spool.peek import pending_bodies, warn_if_missing
 from streaming.spool.schema import spool_files
 from streaming.topics import ensure_topics
-from streaming.vendors import connection_of, options_of
+from streaming.vendors import connection_of
 from streaming.vendors.cxone.confirm import Question, Truth, ask
-from streaming.vendors.cxone.connection import VENDOR, CxoneConnection, CxoneOptions
+from streaming.vendors.cxone.connection import VENDOR, CxoneConnection
 from streaming.vendors.cxone.contacts import contacts_api
 from streaming.vendors.cxone.keys import current_keys
 from streaming.vendors.cxone.keystore import KeyStore
@@ -47,6 +51,7 @@ log = structlog.get_logger()
 
 _ROWS = 500
 _BYTES = 8 * 1024 * 1024
+_TOLERANCE = timedelta(milliseconds=REST_NEAR_MS)
 
 
 class _Lane(NamedTuple):
@@ -90,23 +95,27 @@ class DeferredReport:
     Attributes:
         tenants: Those that had rows.
         busy: Spools that another run works on.
+        unreadable: Spools that could not be opened, and why; the others were worked on.
     """
 
     tenants: list[TenantReport] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
+    unreadable: dict[str, Exception] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise if a tenant's rows could not be examined in full.
+        """Raise if rows could not be examined in full.
 
         Raises:
             ServiceUnavailableError: a vendor or Kafka does not answer; the rows stay for the next run.
-            ConfigurationError: a setting is wrong.
+            ConfigurationError: a setting is wrong, a tenant is gone from the settings, or a spool has another layout.
         """
-        failed = [report for report in self.tenants if report.error is not None]
+        failed: dict[str, Exception] = self.unreadable | {
+            item.tenant_id: item.error for item in self.tenants if item.error is not None
+        }
         if not failed:
             return
-        msg = "; ".join(f"{report.tenant_id}: {report.error}" for report in failed)
-        if any(isinstance(report.error, ServiceUnavailableError) for report in failed):
+        msg = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        if any(isinstance(error, ServiceUnavailableError | sqlite3.Error) for error in failed.values()):
             raise ServiceUnavailableError(msg)
         raise ConfigurationError(msg)
 
@@ -121,18 +130,25 @@ def process_deferred(settings: Settings, *, now: datetime, max_seconds: float = 
             that a flood into one lane does not starve another.
 
     Raises:
-        ConfigurationError: ``now`` has no time zone, or a spool has the layout of another version.
-        ServiceUnavailableError: the schema registry or Kafka does not answer. What a single tenant lacks is in its
-            report.
+        ConfigurationError: ``now`` has no time zone.
+        ServiceUnavailableError: the schema registry or Kafka does not answer at the start. What hinders the work on a
+            spool or a tenant is in the report.
     """
     if now.tzinfo is None:
         msg = "now: a time with a zone is needed, e.g. datetime.now(UTC)"
         raise ConfigurationError(msg)
     report = DeferredReport()
     readers: list[DeferredReader] = []
+    if settings.tenants_of(VENDOR):
+        warn_if_missing(settings.spool_dir)
     try:
         for path in spool_files(settings.spool_dir):
-            reader = DeferredReader.claim(path)
+            try:
+                reader = DeferredReader.claim(path)
+            except (CcaasError, sqlite3.Error) as error:
+                log.error("spool left out", spool=path.name, error=str(error))
+                report.unreadable[path.name] = error
+                continue
             if reader is None:
                 report.busy.append(path.name)
             else:
@@ -161,47 +177,51 @@ async def _process(
     known = {tenant.tenant_id: tenant for tenant in settings.tenants_of(VENDOR)}
     for name in lanes.keys() - known.keys():
         log.error("the spool holds deferred events of a tenant that the settings don't know; they stay", tenant_id=name)
-        report.tenants.append(TenantReport(name, waiting=sum(lane.waiting() for lane in lanes[name])))
+        msg = (
+            f"{config_file()}: tenants: no cxone/{name}, but the spool holds its deferred webhooks; add the tenant "
+            "again until they are gone, or move the spool away"
+        )
+        waiting = sum(lane.waiting() for lane in lanes[name])
+        report.tenants.append(TenantReport(name, waiting=waiting, error=ConfigurationError(msg)))
     tenants = [tenant for name, tenant in known.items() if name in lanes]
     if not tenants:
         return
     ensure_topics(settings.kafka, tenants)
-    publisher = Publisher(settings, _encoder(settings), "cxone-deferred")
-    store, begun = KeyStore(settings.state_url), time.monotonic()
-    try:
-        async with httpx.AsyncClient(timeout=30) as http:
-            for number, tenant in enumerate(tenants):
-                deadline = begun + max_seconds * (number + 1) / len(tenants)
-                work = _TenantWork(settings, tenant, lanes[tenant.tenant_id], publisher, deadline)
-                report.tenants.append(work.report)
-                await work.run(http, store, now)
-                if isinstance(work.report.error, KafkaSilentError):
-                    raise work.report.error
-    finally:
-        publisher.close()
-        store.close()
-
-
-def _encoder(settings: Settings) -> Encoder:
-    registry = Registry(settings.registry)
-    try:
-        return registry.encoder()
-    finally:
-        registry.close()
+    begun = time.monotonic()
+    with closing(Registry(settings.registry)) as registry, closing(KeyStore(settings.state_url)) as store:
+        publisher = Publisher(settings, registry.encoder(), "cxone-deferred")
+        try:
+            async with httpx.AsyncClient(timeout=30) as http:
+                for number, tenant in enumerate(tenants):
+                    deadline = begun + max_seconds * (number + 1) / len(tenants)
+                    work = _TenantWork(settings, tenant, lanes[tenant.tenant_id], publisher, registry, deadline)
+                    report.tenants.append(work.report)
+                    await work.run(http, store, now)
+                    if isinstance(work.report.error, KafkaSilentError):
+                        return  # the report says so; the other tenants' rows stay as well
+        finally:
+            publisher.close()
 
 
 class _TenantWork:
     """One tenant in one run: 1. what verifies is published, 2. REST is asked about the rest, 3. it decides."""
 
-    def __init__(
-        self, settings: Settings, tenant: Tenant, lanes: list[_Lane], publisher: Publisher, deadline: float
+    def __init__(  # noqa: PLR0917 (all that the work needs)
+        self,
+        settings: Settings,
+        tenant: Tenant,
+        lanes: list[_Lane],
+        publisher: Publisher,
+        registry: Registry,
+        deadline: float,
     ) -> None:
         self.report = TenantReport(tenant.tenant_id)
+        self._settings = settings
+        self._registry = registry
         self._tenant = tenant
         self._lanes = lanes
         self._exit = Exit(tenant, publisher)
         self._deadline = deadline
-        self._tolerance = timedelta(seconds=options_of(settings, VENDOR, CxoneOptions).match_seconds)
         # How far each lane was examined for signatures; what comes later is the next run's.
         self._examined: dict[_Lane, int] = {}
         self._question = Question()
@@ -214,7 +234,14 @@ class _TenantWork:
             self._publish_verified(await self._verifier(http, store, connection))
             if any(self._examined.values()):
                 contacts = contacts_api(http, connection)
-                truth = await ask(contacts, self._question, tenant_id=self._tenant.tenant_id, tolerance=self._tolerance)
+                truth = await ask(
+                    contacts,
+                    self._question,
+                    tenant_id=self._tenant.tenant_id,
+                    tolerance=_TOLERANCE,
+                    longest=timedelta(hours=connection.longest_contact_hours),
+                )
+                self._note_known(truth)
                 oldest = now - timedelta(hours=connection.deferred_limit_hours)
                 self._decide(truth, oldest, connection.deferred_limit_hours)
         except CcaasError as error:
@@ -260,12 +287,41 @@ class _TenantWork:
             if failure is None:  # else REST could not confirm all of it
                 self._question.add(events, row.received_us)
 
+    def _note_known(self, truth: Truth) -> None:
+        """Let events that came another way use up what REST tells: spools first, since they drain to the bus."""
+        times = [event["timestamp"] for event in self._agreeing(truth)]
+        if not times:
+            return
+        since = _instant(min(times)) - 2 * _TOLERANCE
+        until = _instant(max(times)) + 2 * _TOLERANCE
+        known: dict[str, CanonicalEvent] = {}
+        tenant_id = self._tenant.tenant_id
+        for body in pending_bodies(self._settings.spool_dir, tenant_id, int((since - MARGIN).timestamp() * 1e6)):
+            for event in normalise_body(normaliser(VENDOR), body, tenant_id).events:
+                if truth.is_told(event):
+                    known[event["event_id"]] = event
+        with BusWindow(self._settings, self._tenant, self._registry.decoder()) as bus:
+            for events in bus.events(since, until):
+                known |= {event["event_id"]: event for event in events if truth.is_told(event)}
+        truth.use(known.values())
+
+    def _agreeing(self, truth: Truth) -> Iterator[CanonicalEvent]:
+        """Events of the rows that REST would confirm if nobody has used what it tells."""
+        for lane in self._lanes:
+            for rows in self._batches(lane, self._examined[lane]):
+                for row in rows:
+                    events, failure = normalise_body(normaliser(VENDOR), row.body, self._tenant.tenant_id)
+                    if failure is None and truth.agrees(events):
+                        yield from events
+
     def _decide(self, truth: Truth, oldest: datetime, limit_hours: float) -> None:
         """Publish what REST confirms, dead-letter what is too old; the rest stays.
 
         Too old is also what REST was not asked about, since it lay in too many hours: else a flood would never go.
         """
-        why = f"neither newer keys nor the vendor's REST API vouched for it in {limit_hours:g} h"
+        why = (
+            f"neither newer keys nor the vendor's REST API vouched for it in {limit_hours:g} h, or it came another way"
+        )
         oldest_us = int(oldest.astimezone(UTC).timestamp() * 1e6)
         for lane in self._lanes:
             for rows in self._batches(lane, self._examined[lane]):
@@ -277,7 +333,7 @@ class _TenantWork:
 
     def _is_confirmed(self, row: DeferredRow, truth: Truth) -> bool:
         events, failure = normalise_body(normaliser(VENDOR), row.body, self._tenant.tenant_id)
-        return failure is None and bool(events) and all(truth.confirms(event) for event in events)
+        return failure is None and truth.confirms(events)
 
     def _batches(self, lane: _Lane, through: int | None = None) -> Iterator[list[DeferredRow]]:
         """The lane's rows in order of arrival, until the deadline; at least one batch."""
@@ -292,6 +348,10 @@ class _TenantWork:
             if time.monotonic() > self._deadline:
                 log.warning("time is up; the next run goes on", tenant_id=self._tenant.tenant_id)
                 return
+
+
+def _instant(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 def _verifies(verifier: Verifier, row: DeferredRow) -> bool:

@@ -7,6 +7,8 @@ Where an instant comes from, all in whole seconds:
 - queue entry: each state InQueue; without one, if the contact waited, its wait before the answer or the end
 - assignment: each state Active that is no return from hold; without one, if there is an agent, ``agentSeconds`` before
   the end
+- a history that begins after the contact did, and not with a queue: nothing of its first leg is derived, since what its
+  first Active is, an answer or a return from hold, can't be told
 - end: state EndContact, else start + ``totalDurationSeconds``
 
 What a state tells is exact to the second; the rest is derived, and as exact as the vendor's durations.
@@ -14,7 +16,7 @@ What a state tells is exact to the second; the rest is derived, and as exact as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -98,20 +100,39 @@ def started_ms(row: Json) -> int:
     return _instant(row, ("contactStartDate", "contactStart"))
 
 
-def expected_events(row: dict[str, Json], states: Sequence[State], tenant_id: str) -> list[Native]:
+def lacks_head(row: dict[str, Json], states: Sequence[State], since_ms: int | None) -> bool:
+    """Whether what happened first to a contact is not among its states, since they were asked for from later on.
+
+    Args:
+        row: Of ``contacts/completed``.
+        states: The contact's, in any order.
+        since_ms: From when states were asked for, epoch ms; None: from before every contact's start.
+
+    Raises:
+        BadEventError: the row does not say when the contact began.
+    """
+    if since_ms is None or started_ms(row) >= since_ms:
+        return False
+    return not states or min(states, key=_order).name not in {"PreQueue", "InQueue"}
+
+
+def expected_events(
+    row: dict[str, Json], states: Sequence[State], tenant_id: str, since_ms: int | None = None
+) -> list[Native]:
     """Everything that the contact's webhooks should have brought, in the order of cause and effect.
 
     Args:
         row: Of ``contacts/completed``.
         states: The contact's, in any order; may be incomplete or empty.
         tenant_id: Whose contact it is.
+        since_ms: As for :func:`lacks_head`; of a contact without its head only what is certain is given.
 
     Raises:
         BadEventError: the row lacks what an event can't do without.
     """
     vendor = normaliser(VENDOR)
     natives = []
-    for document in _webhooks(row, states):
+    for document in _webhooks(row, states, is_partial=lacks_head(row, states, since_ms)):
         events = vendor.normalise_document(document, tenant_id)
         for event in events:
             event["metadata"][RECOVERED_KEY] = RECONCILED
@@ -119,9 +140,13 @@ def expected_events(row: dict[str, Json], states: Sequence[State], tenant_id: st
     return natives
 
 
-def _webhooks(row: dict[str, Json], states: Sequence[State]) -> Iterator[dict[str, Json]]:
+def _order(state: State) -> tuple[int, int]:
+    return state.at_ms, _RANK.get(state.name, len(_RANK))
+
+
+def _webhooks(row: dict[str, Json], states: Sequence[State], *, is_partial: bool) -> Iterator[dict[str, Json]]:
     """The contact's webhook bodies."""
-    states = sorted(states, key=lambda state: (state.at_ms, _RANK.get(state.name, len(_RANK))))
+    states = sorted(states, key=_order)
     known = {name: [state for state in states if state.name == name] for name in ("PreQueue", "InQueue", "EndContact")}
     skill, agent = _id(row, "skillId"), _id(row, "agentId")
     summary = dict(_renamed(row, _SUMMARY))
@@ -135,12 +160,13 @@ def _webhooks(row: dict[str, Json], states: Sequence[State]) -> Iterator[dict[st
         msg = "totalDurationSeconds: missing, and no state says when the contact ended"
         raise BadEventError(msg, reason="missing_field", path="totalDurationSeconds")
 
-    assignments = _assignments(states)
-    if not assignments and agent is not None:
+    assignments = legs(states, is_partial=is_partial)
+    if not assignments and agent is not None and not is_partial:
         assignments = [State(end_ms - talk_ms, "Active", skill, agent)]
     entries = known["InQueue"]
     # Without any state, an agent who was not called out answered from a queue, though perhaps within its first second.
-    if not entries and (wait_ms or (not states and agent is not None and row.get("isOutbound") is not True)):
+    is_derivable = not entries and not is_partial
+    if is_derivable and (wait_ms or (not states and agent is not None and row.get("isOutbound") is not True)):
         left_ms = assignments[0].at_ms if assignments else end_ms
         entries = [State(left_ms - wait_ms, "InQueue", skill, None)]
     if summary.get("abandoned") is True and entries and not wait_ms:
@@ -156,7 +182,7 @@ def _webhooks(row: dict[str, Json], states: Sequence[State]) -> Iterator[dict[st
     for taken in assignments:
         place = _place(taken.skill or skill, taken.agent or agent)
         yield {"eventType": "AGENT_ASSIGNED", "timestamp": taken.at_ms, **head, **place}
-    place = _place(skill, agent) if entries or assignments else {}
+    place = _place(skill, agent) if entries or assignments or (is_partial and agent is not None) else {}
     yield {"eventType": "CALL_ENDED", "timestamp": end_ms, **head, **place, **summary}
 
 
@@ -164,17 +190,24 @@ def _place(skill: str | None, agent: str | None) -> dict[str, Json]:
     return ({} if skill is None else {"skillId": skill}) | ({} if agent is None else {"agentId": agent})
 
 
-def _assignments(states: Sequence[State]) -> list[State]:
-    """States Active that begin an agent's leg: another agent than before, or the contact was in a queue meanwhile."""
+def legs(states: Iterable[State], *, is_partial: bool = False) -> list[State]:
+    """States Active that begin an agent's leg: another agent than before, or the contact was in a queue meanwhile.
+
+    Args:
+        states: A contact's, in any order.
+        is_partial: Its first states are missing, so an agent who is active before any queue may have been so before.
+    """
     found: list[State] = []
-    queued = True
-    for state in states:
+    queued = not is_partial
+    agent: str | None = None
+    is_first = True
+    for state in sorted(states, key=_order):
         if state.name == "InQueue":
             queued = True
         elif state.name == "Active":
-            if queued or not found or state.agent != found[-1].agent:
+            if queued or (not is_first and state.agent != agent):
                 found.append(state)
-            queued = False
+            queued, is_first, agent = False, False, state.agent
     return found
 
 

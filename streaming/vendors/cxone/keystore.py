@@ -73,10 +73,10 @@ class KeyStore:
         return StoredKeys(keys, rows.fetched_at) if keys else None
 
     async def write(self, tenant_id: str, keys: Sequence[PublicKey], fetched_at: float) -> bool:
-        """Replace a tenant's keys; those that the vendor no longer gives are gone.
+        """Replace a tenant's keys, unless they were fetched later; those that the vendor no longer gives are gone.
 
         Returns:
-            Whether they are stored.
+            Whether these or newer ones are stored.
         """
         return await self._in_thread(lambda: self._replace(tenant_id, keys, fetched_at)) is not None
 
@@ -118,7 +118,9 @@ class KeyStore:
         of_tenant = (signing_key.c.vendor == VENDOR, signing_key.c.tenant_id == tenant_id)
         try:
             with self._open().begin() as connection:
-                connection.execute(sa.delete(signing_key).where(*of_tenant))
+                connection.execute(sa.delete(signing_key).where(*of_tenant, signing_key.c.fetched_at < fetched_at))
+                if connection.scalar(sa.select(sa.exists().where(*of_tenant))):
+                    return True  # a slow fetch must not bring back what a later one no longer found
                 connection.execute(sa.insert(signing_key), rows)
         except sa.exc.IntegrityError:
             log.info("another process stored the same keys at this moment", tenant_id=tenant_id)

@@ -33,7 +33,7 @@ CREATE TABLE state (
 CREATE TABLE expected (key INTEGER, at_ms INTEGER, type INTEGER, contact INTEGER, number INTEGER);
 CREATE TABLE seen (key INTEGER, at_ms INTEGER, source INTEGER);
 CREATE TABLE told (contact INTEGER PRIMARY KEY);
-CREATE TABLE dead (contact TEXT, kind TEXT, times INTEGER, PRIMARY KEY (contact, kind)) WITHOUT ROWID;
+CREATE TABLE dead (contact TEXT, kind TEXT, body INTEGER, PRIMARY KEY (contact, kind, body)) WITHOUT ROWID;
 CREATE TABLE missing (contact INTEGER, number INTEGER, type INTEGER);
 CREATE TABLE bad (hash INTEGER PRIMARY KEY, body BLOB, message TEXT, reason TEXT, path TEXT);
 CREATE TABLE known_bad (hash INTEGER PRIMARY KEY);
@@ -60,8 +60,8 @@ class Source(IntEnum):
     DEFERRED = 3
 
 
-# Their content is the vendor's own message.
-_TOLD_BY = {Source.PUSHED, Source.SPOOL, Source.DEFERRED}
+# Their content is the vendor's own message; what is set aside may be anybody's.
+_TOLD_BY = {Source.PUSHED, Source.SPOOL}
 
 
 class BadRow(NamedTuple):
@@ -180,12 +180,9 @@ class Matching:
         if len(self._seen) >= _CHUNK:
             self._flush()
 
-    def see_dead(self, contact: str, kind: str) -> None:
-        """Note a native event that is a dead letter."""
-        self._database.execute(
-            "INSERT INTO dead VALUES (?, ?, 1) ON CONFLICT (contact, kind) DO UPDATE SET times = times + 1",
-            (contact, kind),
-        )
+    def see_dead(self, contact: str, kind: str, body: bytes) -> None:
+        """Note a native event that is a dead letter; the same body again is a copy, not another event."""
+        self._database.execute("INSERT OR IGNORE INTO dead VALUES (?, ?, ?)", (contact, kind, hash(body)))
 
     def know_bad(self, body: bytes) -> None:
         """Note a row that an earlier run made a dead letter."""
@@ -285,7 +282,9 @@ class Matching:
         still: list[tuple[int, int, int]] = []
         rows = self._database.execute("SELECT contact, number, type, told, id FROM open ORDER BY contact, number")
         for (contact, identifier), group in groupby(rows, itemgetter(0, 4)):
-            letters = dict(self._database.execute("SELECT kind, times FROM dead WHERE contact = ?", (identifier,)))
+            letters = dict(
+                self._database.execute("SELECT kind, count(*) FROM dead WHERE contact = ? GROUP BY kind", (identifier,))
+            )
             # One dead letter stands for one native event, with all that it would have become.
             covered: set[int] = set()
             for _, number, kind, told, _ in group:

@@ -47,6 +47,9 @@ def normalise_body(normaliser: Normaliser, body: bytes, tenant_id: str) -> Outco
     if len(elements) > MAX_EVENTS:
         msg = f"an array of {len(elements)} events, more than {MAX_EVENTS}"
         return Outcome([], Failure(body, BadEventError(msg, reason="too_large")))
+    if not elements:
+        # The vendor got its 200 for it, so it must not vanish.
+        return Outcome([], Failure(body, BadEventError("an array without events", reason="empty")))
     events: list[CanonicalEvent] = []
     first: BadEventError | None = None
     for number, element in enumerate(elements):

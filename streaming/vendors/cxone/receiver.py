@@ -21,11 +21,14 @@ from streaming.spool.lanes import SpoolFullError
 from streaming.spool.writer import Deferral, SpoolWriter
 from streaming.vendors import connection_of
 from streaming.vendors.cxone.connection import VENDOR, CxoneConnection
+from streaming.vendors.cxone.hush import Hush
 from streaming.vendors.cxone.keys import KeyFetcher
 from streaming.vendors.cxone.keystore import KeyStore
 from streaming.vendors.cxone.rate import RateLimit, retry_after
 from streaming.vendors.cxone.rsgi import Headers, HttpProtocol, ProtocolClosed, ProtocolError, Scope
 from streaming.vendors.cxone.signature import (
+    MAX_SIGNATURE_HEADER_BYTES,
+    MAX_TIMESTAMP_HEADER_BYTES,
     SIGNATURE_HEADER,
     TIMESTAMP_HEADER,
     HmacVerifier,
@@ -38,12 +41,20 @@ log = structlog.get_logger()
 
 _PREFIX = "/cxone/webhook/"
 _PREFIX_LENGTH = len(_PREFIX)
-# How long a request may wait for keys that its signature names and we lack; then it is deferred.
+# How long a request may wait for keys that its signature names and we lack; then it is deferred. So it is at once when
+# as many others of the tenant wait: until then they count in no lane of the spool.
 _KEY_WAIT_S = 3.0
+_MOST_WAITING = 256
+_MOST_WAITING_BYTES = 32 << 20
 _HOUR_S = 3600.0
 _SIGNATURE, _TIMESTAMP = SIGNATURE_HEADER.decode(), TIMESTAMP_HEADER.decode()
 
 answers = Counter("ccaas_cxone_webhooks", "Webhook requests by answer", ["tenant_id", "answer"])
+webhook_tokens = Counter(
+    "ccaas_cxone_webhook_tokens",
+    "Webhook requests with another than the first of connection.webhook_tokens, by its position (from 0)",
+    ["tenant_id", "position"],
+)
 spool_rows = Gauge("ccaas_cxone_spool_rows", "Webhook requests in this receiver's spool", ["lane"])
 spool_bytes = Gauge("ccaas_cxone_spool_bytes", "Bytes of bodies in this receiver's spool", ["lane"])
 
@@ -68,7 +79,9 @@ class _Tenant:
 
     def __init__(self, tenant_id: str, connection: CxoneConnection, http: httpx.AsyncClient, store: KeyStore) -> None:
         self.id = tenant_id
-        self.bearers = tuple(b"Bearer " + token.get_secret_value().encode() for token in connection.webhook_tokens)
+        self._tokens = tuple(token.get_secret_value().encode() for token in connection.webhook_tokens)
+        # Made now: an operator who waits for the old token to fall silent must see 0, not nothing.
+        self._old_tokens = [webhook_tokens.labels(tenant_id, str(n)) for n in range(1, len(self._tokens))]
         self.rate = RateLimit(connection.requests_per_second)
         self.keys: KeyFetcher | None = None
         self.verifier: Verifier
@@ -89,14 +102,37 @@ class _Tenant:
             )
         # Moved to the counter when somebody reads it.
         self.accepted = 0
+        self._waiting = 0
+        self._waiting_bytes = 0
 
     def knows(self, authorization: str | None) -> bool:
-        """Whether one of the tenant's tokens is presented; in constant time."""
-        presented = authorization.encode() if authorization else b""
-        for bearer in self.bearers:  # noqa: SIM110 (any() makes a generator, once a request)
-            if hmac.compare_digest(bearer, presented):
+        """Whether one of the tenant's tokens is presented; compared in constant time."""
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer":  # RFC 9110 §11.1
+            return False
+        presented = token.strip().encode()
+        for position, known in enumerate(self._tokens):
+            if hmac.compare_digest(known, presented):
+                if position > 0:
+                    self._old_tokens[position - 1].inc()
                 return True
         return False
+
+    async def fetched_keys(self, size: int) -> bool:
+        """Whether newer keys may be in force now; waits for them, unless too many requests do already.
+
+        Args:
+            size: Of the request that waits, B.
+        """
+        if self.keys is None or self._waiting >= _MOST_WAITING or self._waiting_bytes + size > _MOST_WAITING_BYTES:
+            return False
+        self._waiting += 1
+        self._waiting_bytes += size
+        try:
+            return await self.keys.fetch_within(_KEY_WAIT_S)
+        finally:
+            self._waiting -= 1
+            self._waiting_bytes -= size
 
 
 class Receiver:
@@ -117,6 +153,7 @@ class Receiver:
             tenant.tenant_id: _Tenant(tenant.tenant_id, connection_of(tenant, CxoneConnection), self._http, self._store)
             for tenant in settings.tenants_of(VENDOR)
         }
+        self._hush = Hush()
         self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -185,7 +222,8 @@ class Receiver:
             raise _Answer(401, "the bearer token is not this tenant's; compare connection.webhook_tokens")
         if wait := tenant.rate.take():
             raise _Answer(429, "more than connection.requests_per_second; come again later", retry_after(wait))
-        if not headers.get("content-type", "").startswith("application/json"):
+        # RFC 9110 §8.3.1: in any case, parameters after a semicolon.
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise _Answer(415, "the content type must be application/json")
         return tenant
 
@@ -213,14 +251,18 @@ class Receiver:
         self, tenant: _Tenant, doubt: UntrustedError, signature: bytes, timestamp: bytes, body: bytes
     ) -> Deferral | None:
         """None if newer keys verify the signature; why the event is set aside if only the bearer vouches for it."""
-        if isinstance(doubt, UnknownKeyError) and tenant.keys is not None:
+        if len(signature) > MAX_SIGNATURE_HEADER_BYTES or len(timestamp) > MAX_TIMESTAMP_HEADER_BYTES:
+            msg = f"{_SIGNATURE} or {_TIMESTAMP} is longer than any that could be good"
+            raise _Answer(401, msg)
+        if isinstance(doubt, UnknownKeyError):
             try:
-                if await tenant.keys.fetch_within(_KEY_WAIT_S):
+                if await tenant.fetched_keys(len(body)):
                     tenant.verifier.check(signature, timestamp, body)
                     return None
             except UntrustedError as still:
                 doubt = still
-        log.warning("signature not verified", tenant_id=tenant.id, reason=str(doubt))
+        if (suppressed := self._hush.take(tenant.id, "signature")) is not None:
+            log.warning("signature not verified", tenant_id=tenant.id, reason=str(doubt), suppressed=suppressed)
         if not looks_like_events(body):
             raise _Answer(401, f"{doubt}; and the body is no event")
         kept = {_SIGNATURE: signature.decode(), _TIMESTAMP: timestamp.decode()}
@@ -229,7 +271,10 @@ class Receiver:
     def _refuse(self, tenant_id: str, answer: _Answer, protocol: HttpProtocol) -> None:
         known = tenant_id if tenant_id in self._tenants else "unknown"
         answers.labels(known, str(answer.status)).inc()
-        log.warning("webhook refused", tenant_id=known, status=answer.status, detail=str(answer))
+        if (suppressed := self._hush.take(known, str(answer.status))) is not None:
+            log.warning(
+                "webhook refused", tenant_id=known, status=answer.status, detail=str(answer), suppressed=suppressed
+            )
         headers = _JSON if answer.retry_after is None else [*_JSON, ("retry-after", str(answer.retry_after))]
         protocol.response_bytes(answer.status, headers, orjson.dumps({"error": str(answer)}))
 
@@ -237,7 +282,7 @@ class Receiver:
         status, headers, body = 200, _JSON, b""
         if path == "/healthz":
             alive = self._spool.is_alive
-            status, body = (200, ALIVE) if alive else (503, b'{"status":"the spool has no writer"}')
+            status, body = (200, ALIVE) if alive else (503, NOT_WELL)
         elif path == "/readyz":
             ready = self._spool.can_store
             status, body = (200, b'{"status":"ready"}') if ready else (503, b'{"status":"spool full"}')
@@ -263,6 +308,8 @@ def _too_large(limit: int) -> _Answer:
 
 ALIVE = b'{"status":"alive"}'
 """Answer of ``/healthz``, by which another copy knows this one."""
+NOT_WELL = b'{"status":"the spool has no writer"}'
+"""The same with status 503."""
 
 _JSON = [("content-type", "application/json")]
 _ACCEPTED = b'{"status":"accepted"}'

@@ -1,8 +1,8 @@
 """Reconciliation: what never came by webhook is found through REST and published with the ids it would have had.
 
 In this order, so that an event on its way is always seen somewhere: 1. REST: contacts that ended in the window, and
-their states, 2. the events that they should have become, 3. spools and quarantine, 4. dead letters and the bus up to
-the watermarks of now, 5. what is nowhere is published. Until 5 nothing is written anywhere.
+their states, 2. the events that they should have become, 3. spools and what was lately set aside, 4. dead letters and
+the bus up to the watermarks of now, 5. what is nowhere is published. Until 5 nothing is written anywhere.
 
 Two runs at once, or one that was interrupted and is repeated, do no harm: the same rows give the same ids. A webhook
 that comes after its reconciled twin differs from it by a second at most, and the warehouse keeps one of them.
@@ -22,7 +22,7 @@ import httpx
 import orjson
 import structlog
 
-from schemas.canonical import CanonicalEvent
+from schemas.canonical import REST_NEAR_MS, CanonicalEvent
 from schemas.normalise import normaliser
 from schemas.registry import Registry
 from streaming.bus_window import BusWindow, DeadLetter
@@ -30,12 +30,12 @@ from streaming.deadletter import dead_letter_headers
 from streaming.errors import BadEventError, ConfigurationError, ServiceUnavailableError
 from streaming.publisher import Publisher
 from streaming.settings import Settings, Tenant
-from streaming.spool.peek import deferred_bodies, pending_bodies
+from streaming.spool.peek import deferred_bodies, pending_bodies, warn_if_missing
 from streaming.topics import ensure_topics
-from streaming.vendors import connection_of, options_of
-from streaming.vendors.cxone.connection import VENDOR, CxoneConnection, CxoneOptions
+from streaming.vendors import connection_of
+from streaming.vendors.cxone.connection import VENDOR, CxoneConnection
 from streaming.vendors.cxone.contacts import ContactsApi, contacts_api
-from streaming.vendors.cxone.expected import contact_id, expected_events, started_ms, state_of
+from streaming.vendors.cxone.expected import contact_id, expected_events, lacks_head, started_ms, state_of
 from streaming.vendors.cxone.matching import BadRow, Matching, Source, Tally
 from streaming.vendors.cxone.messages import MAX_EVENTS, normalise_body
 from streaming.vendors.cxone.report import ReconcileReport, TypeCount, age_class
@@ -50,6 +50,9 @@ STAGE = "reconcile"
 TRANSPORT = "rest"
 UNTRUSTED = "untrusted"
 """Reason of a dead letter that nobody vouches for: it stands for no event."""
+
+DEFERRED_COUNTS = timedelta(hours=1)
+"""For so long after its arrival a webhook that is set aside counts as there."""
 
 _REST_TIMEOUT_S = 60
 _SILENT_S = 60.0
@@ -74,8 +77,8 @@ def reconcile(
         tenant: A CXone tenant.
         window_start: Aware, inclusive.
         window_end: Aware, exclusive. Leave webhooks some minutes to come: what is under way counts as missing.
-        publish: False for a dry run: nothing is written.
-        now: Against which the age of missing events is measured; default the clock.
+        publish: False for a dry run: nothing is written, and no topic is made.
+        now: Against which ages are measured, of missing events and of what is set aside; default the clock.
         progress: Told of the steps.
 
     Raises:
@@ -86,18 +89,20 @@ def reconcile(
     """
     start, end = _window(window_start, window_end)
     connection = connection_of(tenant, CxoneConnection)
-    match_ms = round(options_of(settings, VENDOR, CxoneOptions).match_seconds * 1000)
-    with closing(Matching(match_ms)) as matching:
-        steady = asyncio.run(_fetch(connection, matching, start, end))
+    now = now or datetime.now(UTC)
+    warn_if_missing(settings.spool_dir)
+    with closing(Matching(REST_NEAR_MS)) as matching:
+        steady, states_since_ms = asyncio.run(_fetch(connection, matching, start, end))
         progress("contacts", matching.contact_count())
-        ensure_topics(settings.kafka, [tenant])
+        if publish:
+            ensure_topics(settings.kafka, [tenant])
         with closing(Registry(settings.registry)) as registry, BusWindow(settings, tenant, registry.decoder()) as bus:
             reach_ms = _ms(start - timedelta(hours=connection.longest_contact_hours))
             if (complete_since := bus.complete_since()) is not None:
                 reach_ms = max(reach_ms, _ms(complete_since))
-            not_judged = _expect(matching, tenant.tenant_id, reach_ms, _ms(end) + match_ms)
+            not_judged = _expect(matching, tenant.tenant_id, states_since_ms, reach_ms, _ms(end) + REST_NEAR_MS)
             progress("too old to be looked for", not_judged)
-            _look(settings, tenant, matching, bus, start, match_ms)
+            _look(settings, tenant, matching, bus, start, now)
             progress("records on the bus that are no events", bus.undecodable)
             tally = matching.settle()
             missing = sum(tally.missing.values())
@@ -105,7 +110,7 @@ def reconcile(
             bad_rows = sum(1 for _ in matching.new_bad())
             ages: Counter[str] = Counter()
             published = 0
-            found = _missing_events(matching, tenant.tenant_id, ages, _ms(now or datetime.now(UTC)))
+            found = _missing_events(matching, tenant.tenant_id, states_since_ms, ages, _ms(now))
             if publish and (missing or bad_rows):
                 published = _publish(
                     Publisher(settings, registry.encoder(), "cxone-reconcile"), tenant, matching, found
@@ -148,17 +153,20 @@ def _window(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     return start.astimezone(UTC), end.astimezone(UTC)
 
 
-async def _fetch(connection: CxoneConnection, matching: Matching, start: datetime, end: datetime) -> bool:
-    """Step 1. Gives whether the lists stood still."""
+async def _fetch(
+    connection: CxoneConnection, matching: Matching, start: datetime, end: datetime
+) -> tuple[bool, int | None]:
+    """Step 1. Gives whether the lists stood still, and from when states were asked for, epoch ms."""
     async with httpx.AsyncClient(timeout=_REST_TIMEOUT_S) as http:
         api = contacts_api(http, connection)
         earliest = await _fetch_contacts(api, matching, start, end)
+        since: datetime | None = None
         if earliest is not None:
             longest = timedelta(hours=connection.longest_contact_hours)
             # No further back than the first contact began; a minute, since states may be told as earlier than it.
             since = max(start - longest, _EPOCH + earliest * _MILLISECOND - timedelta(minutes=1))
             await _fetch_states(api, matching, since, end)
-        return api.steady
+        return api.steady, None if since is None else _ms(since)
 
 
 async def _fetch_contacts(api: ContactsApi, matching: Matching, start: datetime, end: datetime) -> int | None:
@@ -197,40 +205,45 @@ def _bad(row: Json, error: BadEventError) -> BadRow:
     return BadRow(orjson.dumps(row), str(error), error.reason, error.path)
 
 
-def _expect(matching: Matching, tenant_id: str, reach_ms: int, end_ms: int) -> int:
-    """Step 2. Gives how many events lie before ``reach_ms``, and so are not looked for."""
+def _expect(matching: Matching, tenant_id: str, states_since_ms: int | None, reach_ms: int, end_ms: int) -> int:
+    """Step 2. Gives how many events lie before ``reach_ms``, or can't be told, and so are not looked for."""
     earlier = 0
     bad: list[BadRow] = []
     for number, row, states in matching.contacts():
         try:
-            natives = expected_events(row, states, tenant_id)
+            natives = expected_events(row, states, tenant_id, states_since_ms)
         except BadEventError as error:
             bad.append(_bad(row, error))
             continue
         # A vendor that ignores `until` tells of contacts whose webhooks may be under way.
         if natives[-1].events[0]["timestamp"] < end_ms:
             earlier += matching.expect(number, natives, reach_ms)
+            if lacks_head(row, states, states_since_ms):
+                earlier += 1  # its first leg
     matching.add_bad(bad)
     return earlier
 
 
 def _look(  # noqa: PLR0917 (one step of the run, with all that it needs)
-    settings: Settings, tenant: Tenant, matching: Matching, bus: BusWindow, start: datetime, match_ms: int
+    settings: Settings, tenant: Tenant, matching: Matching, bus: BusWindow, start: datetime, now: datetime
 ) -> None:
     """Steps 3 and 4, in this order: what leaves a spool meanwhile is on the bus before its watermark is asked."""
-    since = start if matching.earliest_ms is None else _EPOCH + (matching.earliest_ms - match_ms) * _MILLISECOND
+    since = start if matching.earliest_ms is None else _EPOCH + (matching.earliest_ms - REST_NEAR_MS) * _MILLISECOND
     # What happened since then was not received before, but for clocks that differ.
     since_us = max(_ms(since - timedelta(minutes=5)), 0) * 1000
     for body in pending_bodies(settings.spool_dir, tenant.tenant_id, since_us):
         _see_body(matching, body, tenant.tenant_id, Source.SPOOL)
-    for body in deferred_bodies(settings.spool_dir, tenant.tenant_id, since_us):
+    # Anybody may have written them. They get an hour to prove themselves; then REST's word is enough, and a webhook
+    # that is proven still later is the published event's twin.
+    young_us = _ms(now - DEFERRED_COUNTS) * 1000
+    for body in deferred_bodies(settings.spool_dir, tenant.tenant_id, max(since_us, young_us)):
         _see_body(matching, body, tenant.tenant_id, Source.DEFERRED)
-    for letters in bus.dead_letters(since):
+    for letters in bus.dead_letters(min(start, since)):
         for letter in letters:
             _see_dead_letter(matching, letter, tenant.tenant_id)
     if matching.latest_ms is None:
         return
-    until = _EPOCH + (matching.latest_ms + match_ms + 1) * _MILLISECOND
+    until = _EPOCH + (matching.latest_ms + REST_NEAR_MS + 1) * _MILLISECOND
     for events in bus.events(since, until):
         matching.see(events, Source.PUSHED)
 
@@ -269,7 +282,7 @@ def _see_unfit(matching: Matching, body: bytes, tenant_id: str) -> None:
         except BadEventError:
             continue
         if isinstance(kind, str):
-            matching.see_dead(contact, kind)
+            matching.see_dead(contact, kind, orjson.dumps(element))
 
 
 def _is_fit(element: Json, tenant_id: str) -> bool:
@@ -281,10 +294,12 @@ def _is_fit(element: Json, tenant_id: str) -> bool:
     return True
 
 
-def _missing_events(matching: Matching, tenant_id: str, ages: Counter[str], now_ms: int) -> Iterator[CanonicalEvent]:
+def _missing_events(
+    matching: Matching, tenant_id: str, states_since_ms: int | None, ages: Counter[str], now_ms: int
+) -> Iterator[CanonicalEvent]:
     """The missing events, made again; counts their ages."""
     for row, states, places in matching.missing():
-        natives = expected_events(row, states, tenant_id)
+        natives = expected_events(row, states, tenant_id, states_since_ms)
         for native, event in sorted(places):
             found = natives[native].events[event]
             ages[age_class((now_ms - found["timestamp"]) / 1000)] += 1

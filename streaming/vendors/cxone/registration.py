@@ -1,4 +1,8 @@
-"""Registers the webhook at the vendor: created or updated, never twice.
+"""Registers the webhook at the vendor: created or updated.
+
+The vendor knows a registration by its name and url: a POST of both changes what is there. If each POST made another
+one, every event would come as often: that is seen at once and said, and nothing more is registered until a person has
+removed all but one.
 
 A token is rotated without losing a request: 1. put the new token first in ``connection.webhook_tokens``, the old one
 second, and restart the receivers: they take both; 2. ``ccaas cxone register``: the vendor uses the first one from now
@@ -9,7 +13,7 @@ the file and restart the receivers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -51,6 +55,7 @@ class Registered(NamedTuple):
         tokens: Number of bearer tokens that the receiver accepts: two while one replaces the other.
         twins: Ids of the registrations of this name and url, if there is more than one: every event comes as often.
         elsewhere: Urls of registrations of this name that point elsewhere, perhaps to where this receiver was before.
+        newest: Of the twins, those that were made now; only they have the first token for sure.
         error: Why it failed.
     """
 
@@ -60,6 +65,7 @@ class Registered(NamedTuple):
     tokens: int
     twins: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
+    newest: tuple[str, ...] = ()
     error: str | None = None
 
     @property
@@ -68,7 +74,10 @@ class Registered(NamedTuple):
         if self.error is not None:
             return self.error
         if self.twins:
-            return f"registered {len(self.twins)} times, remove all but one at the vendor: {', '.join(self.twins)}"
+            told = f"registered {len(self.twins)} times, remove all but one at the vendor: {', '.join(self.twins)}"
+            if self.newest:
+                return f"{told}; keep {self.newest[-1]}, which has the first token"
+            return f"{told}; nothing more is registered until then"
         if self.elsewhere:
             return f"also registered for {', '.join(self.elsewhere)}: remove it at the vendor if nothing listens there"
         if self.tokens > 1:
@@ -106,6 +115,8 @@ async def _registered(http: httpx.AsyncClient, tenant: Tenant) -> Registered:
 async def register(rest: RestClient, tenant: Tenant, connection: CxoneConnection) -> Registered:
     """Register one tenant's webhook with its first token: 1. what is there, 2. create or update, 3. is it there once.
 
+    If it is there several times already, nothing is sent.
+
     Args:
         rest: The tenant's REST access.
         tenant: Whose.
@@ -126,6 +137,10 @@ async def register(rest: RestClient, tenant: Tenant, connection: CxoneConnection
     endpoint = connection.api_url.rstrip("/") + _PATH
     body = {"name": connection.webhook_name, "url": url, "events": list(EVENTS), "retryPolicy": _RETRY_POLICY}
     before = [found for found in await _list(rest, endpoint) if _is_ours(found, connection.webhook_name, url)]
+    if len(before) > 1:
+        several = Registered(tenant.tenant_id, url, Outcome.FAILED, len(connection.webhook_tokens), twins=_ids(before))
+        log.error("webhook not registered", tenant_id=tenant.tenant_id, advice=several.advice)
+        return several
     token = connection.webhook_tokens[0].get_secret_value()
     await rest.request(
         "POST", endpoint, scope=SCOPE, json=body | {"authentication": {"type": "bearer", "token": token}}
@@ -135,13 +150,15 @@ async def register(rest: RestClient, tenant: Tenant, connection: CxoneConnection
     if not ours:
         msg = f"{endpoint}: the webhook is not in the vendor's list after it was registered"
         raise ServiceUnavailableError(msg)
+    known = {found.get("id") for found in before}
     unchanged = any(_says(found, body) for found in before)
     registered = Registered(
         tenant.tenant_id,
         url,
         Outcome.UNCHANGED if unchanged else Outcome.UPDATED if before else Outcome.CREATED,
         len(connection.webhook_tokens),
-        twins=tuple(str(found.get("id")) for found in ours) if len(ours) > 1 else (),
+        twins=_ids(ours) if len(ours) > 1 else (),
+        newest=_ids(found for found in ours if found.get("id") not in known) if len(ours) > 1 else (),
         elsewhere=tuple(
             str(found.get("url"))
             for found in after
@@ -151,6 +168,10 @@ async def register(rest: RestClient, tenant: Tenant, connection: CxoneConnection
     say = log.error if registered.twins else log.warning if registered.elsewhere else log.info
     say("webhook registered", tenant_id=tenant.tenant_id, outcome=registered.outcome, advice=registered.advice)
     return registered
+
+
+def _ids(registrations: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(str(found.get("id")) for found in registrations)
 
 
 async def _list(rest: RestClient, endpoint: str) -> list[dict[str, Any]]:

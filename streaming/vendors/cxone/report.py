@@ -18,7 +18,7 @@ class TypeCount:
         pushed: on the bus by webhook, or set aside and trusted since.
         recovered: on the bus by an earlier reconciliation.
         in_spool: received, not yet published.
-        deferred: set aside until they can be trusted.
+        deferred: lately set aside, and not trusted yet.
         dead_letters: came, but can't become canonical.
         missing: never came.
     """
@@ -45,7 +45,8 @@ class ReconcileReport:
         published: events published and acknowledged; 0 in a dry run.
         ages: the missing events by how old they were: upper bound → count.
         bad_rows: REST rows that can't be used.
-        not_judged: events too old to be looked for: before the look-back, or expired on the bus.
+        not_judged: events too old to be looked for: before the look-back, or expired on the bus; and first legs of
+            contacts of which only the later states are known.
         undecodable: records on the bus that are no canonical events.
         steady: False if REST's lists never stood still while they were read.
     """

@@ -17,11 +17,12 @@ from streaming.errors import ConfigurationError, ServiceUnavailableError
 from streaming.settings import Settings
 from streaming.spool.writer import SpoolWriter
 from streaming.vendors.cxone.connection import VENDOR
-from streaming.vendors.cxone.receiver import ALIVE, Receiver
+from streaming.vendors.cxone.receiver import ALIVE, NOT_WELL, Receiver
 
 log = structlog.get_logger()
 
 _STAND_BY_S = 5.0
+_PROBE_S = 5.0
 _BACKLOG = 1024
 
 
@@ -40,7 +41,7 @@ def run_receiver(settings: Settings, stop: threading.Event) -> None:
         msg = "tenants: none of vendor 'cxone'; add one or don't run cxone-receiver"
         raise ConfigurationError(msg)
     while not _is_free(settings.receiver.host, settings.receiver.port):
-        if not _is_receiver(settings.receiver.host, settings.receiver.port):
+        if _is_stranger(settings.receiver.host, settings.receiver.port):
             msg = f"receiver.port: {settings.receiver.port} is taken; stop what uses it or set another port"
             raise ConfigurationError(msg)
         log.warning("another receiver serves the port; standing by", port=settings.receiver.port)
@@ -93,11 +94,16 @@ async def _serve(settings: Settings, stop: threading.Event) -> None:
         spool.close()
 
 
-def _is_receiver(host: str, port: int) -> bool:
+def _is_stranger(host: str, port: int) -> bool:
+    """Whether another program has the port. A receiver that is silent, breaks off or is not well is still one."""
+    address = f"[{host}]" if ":" in host else host
     try:
-        return httpx.get(f"http://{host}:{port}/healthz", timeout=5, trust_env=False).content == ALIVE
-    except httpx.HTTPError:
+        answer = httpx.get(f"http://{address}:{port}/healthz", timeout=_PROBE_S, trust_env=False)
+    except (httpx.TimeoutException, httpx.ReadError):
         return False
+    except httpx.TransportError:  # it refuses, or speaks no HTTP; or a receiver ended just now
+        return not _is_free(host, port)
+    return answer.content not in (ALIVE, NOT_WELL)
 
 
 def _is_free(host: str, port: int) -> bool:

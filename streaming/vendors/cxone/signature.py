@@ -27,6 +27,10 @@ _MAX_HEADER_BYTES = 8_192
 # RSA of 8,192 bits in base64url.
 _MAX_SIGNATURE_BYTES = 1_366
 _MAX_TIMESTAMP_DIGITS = 15
+MAX_SIGNATURE_HEADER_BYTES = _MAX_HEADER_BYTES + len("..") + _MAX_SIGNATURE_BYTES
+"""No verifier takes a longer ``X-CXone-Signature``."""
+MAX_TIMESTAMP_HEADER_BYTES = 64
+"""No verifier takes a longer ``X-CXone-Timestamp``, whatever its format."""
 # Protected headers kept parsed. Many requests share one, since iat has whole seconds; longer ones are unusual.
 _CACHED_HEADERS = 256
 _CACHED_HEADER_BYTES = 512
@@ -160,11 +164,11 @@ class JwsVerifier:
             raise UntrustedError(msg)
         header = self._headers.get(protected) or self._read(protected)
         now = time.time() if at is None else at
-        _check_age(header.iat, now, self._window)  # first, for it is cheap
+        _check_age(header.iat, now, self._window, header)  # first, for it is cheap
         try:
             value = urlsafe_b64decode(encoded)
         except ValueError:
-            msg = "the signature in X-CXone-Signature is not base64url"
+            msg = f"the signature in X-CXone-Signature, of key {_shown(header.kid)}, is not base64url"
             raise UntrustedError(msg) from None
         keys = self._keys.get(header.algorithm, ()) if now <= self._good_until else ()
         verify, signed = _MODELS[header.algorithm].verify, protected + b"." + urlsafe_b64encode(body).rstrip(b"=")
@@ -245,8 +249,9 @@ def _shown(kid: str | None) -> str:
     return "without an id" if kid is None else repr(kid[:100])
 
 
-def _check_age(made_at: float, now: float, window: float) -> None:
+def _check_age(made_at: float, now: float, window: float, header: _Header | None = None) -> None:
     """The time of signing lies within the replay window; NaN never does."""
     if not abs(now - made_at) <= window:
-        msg = f"signed {now - made_at:.0f} s before it was received; the replay window is {window:.0f} s"
+        key = f" with key {_shown(header.kid)}" if header else ""
+        msg = f"signed{key} {now - made_at:.0f} s before it was received; the replay window is {window:.0f} s"
         raise UntrustedError(msg)

@@ -32,7 +32,7 @@ class GenesysConnection(BaseModel):
     transport: Literal["sse", "websocket"] = "sse"
     stream_url: HttpAddress | None = None
     client_id: Annotated[str, Field(min_length=1)]
-    client_secret: SecretStr
+    client_secret: Annotated[SecretStr, Field(min_length=1)]
     streams: Annotated[tuple[StreamName, ...], Field(min_length=1)] = ("conversation", "routing", "interaction")
     # No byte for so long, not even a heartbeat (the vendor's come every 30 s): the stream is half-dead and opened anew.
     heartbeat_timeout_seconds: PositiveFloat = 75

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from schemas.canonical import CanonicalEvent
+from schemas.canonical import RECOVERED_KEY, CanonicalEvent
 from schemas.normalise import MAX_TIMESTAMP_MS, normaliser
 from streaming.oauth import TokenSource
 from streaming.rest import RestClient
@@ -57,8 +57,8 @@ def claims(document: Any) -> list[CanonicalEvent]:
     return events
 
 
-async def asked(vendor: VendorRest, *documents: Any, tolerance: float = 5) -> list[bool]:
-    """Whether each body is confirmed, all asked about together."""
+async def asked(vendor: VendorRest, *documents: Any, came: Sequence[Any] = (), tolerance: float = 5) -> list[bool]:
+    """Whether each body is confirmed, all asked about together, in their order; ``came`` is on the bus already."""
     question = Question()
     bodies = [claims(document) for document in documents]
     for events in bodies:
@@ -66,8 +66,12 @@ async def asked(vendor: VendorRest, *documents: Any, tolerance: float = 5) -> li
     async with httpx.AsyncClient() as http:
         tokens = TokenSource(http, token_url=f"{vendor.url}/token", client_id="i", client_secret="s", scope="")
         contacts = ContactsApi(RestClient(http, tokens), vendor.url)
-        truth: Truth = await ask(contacts, question, tenant_id="south", tolerance=timedelta(seconds=tolerance))
-    return [all(truth.confirms(event) for event in events) for events in bodies]
+        truth: Truth = await ask(
+            contacts, question, tenant_id="south", tolerance=timedelta(seconds=tolerance), longest=timedelta(hours=24)
+        )
+        known = [event for document in came for event in claims(document)]
+    truth.use(known)
+    return [truth.confirms(events) for events in bodies]
 
 
 async def test_what_happened_is_confirmed(vendor: VendorRest) -> None:
@@ -121,6 +125,74 @@ FORGED: dict[str, Any] = {
 async def test_what_rest_does_not_say_is_not_confirmed(vendor: VendorRest, name: str) -> None:
     true = webhook("CALL_STARTED", "00:01.999")
     assert await asked(vendor, FORGED[name], true) == [False, True]
+
+
+async def test_what_happened_once_confirms_one_id(vendor: VendorRest) -> None:
+    entries = [webhook("QUEUE_ENTERED", f"00:{second:02d}.250") for second in (1, 2, 3, 4, 5)]
+    assert await asked(vendor, *entries, entries[0]) == [True, False, False, False, False, True]
+    both = [entries[0], entries[1]]
+    assert await asked(vendor, both, entries[1], entries[0]) == [False, True, False], "a refused body uses nothing up"
+
+
+async def test_what_the_bus_has_is_used(vendor: VendorRest) -> None:
+    genuine, shifted = (webhook("QUEUE_ENTERED", f"00:0{second}.250") for second in (1, 3))
+    assert await asked(vendor, shifted, genuine, came=[genuine]) == [False, True]
+    vendor.states.append(state(1, "InQueue", 3, skillId="PS"))
+    assert await asked(vendor, shifted, genuine, came=[genuine]) == [True, True], "it entered twice"
+
+
+def told(truth: Truth, second: int) -> None:
+    truth.add(claims(webhook("QUEUE_ENTERED", f"00:{second:02d}"))[0])
+
+
+def test_a_pushed_event_and_its_reconciled_twin_are_one() -> None:
+    truth = Truth(5000)
+    told(truth, 10)
+    told(truth, 13)
+    (pushed,), (reconciled,) = (claims(webhook("QUEUE_ENTERED", at)) for at in ("00:10.900", "00:11"))
+    reconciled["metadata"][RECOVERED_KEY] = "reconciled"
+    truth.use([reconciled, pushed])
+    assert truth.confirms(claims(webhook("QUEUE_ENTERED", "00:13.500")))
+    assert not truth.confirms(claims(webhook("QUEUE_ENTERED", "00:12.500")))
+
+
+async def test_a_return_from_hold_is_no_assignment_whether_the_contact_is_over_or_not(vendor: VendorRest) -> None:
+    for number in (1, 3):
+        vendor.states += [
+            state(number, "Hold", 40, skillId="PS", agentId="ANNA"),
+            state(number, "Active", 60, skillId="PS", agentId="ANNA"),
+        ]
+    answers = [webhook("AGENT_ASSIGNED", "00:18.900"), webhook("AGENT_ASSIGNED", "00:20.100", 3)]
+    returns = [webhook("AGENT_ASSIGNED", "01:01.900"), webhook("AGENT_ASSIGNED", "01:03.100", 3)]
+    assert await asked(vendor, *answers, *returns) == [True, True, False, False]
+
+
+async def test_a_contact_is_read_from_its_start(vendor: VendorRest) -> None:
+    """It began at 09:55, returned from hold at 10:01, and all that is claimed lies in the hour after."""
+    place = {"skillId": "PS", "agentId": "ANNA"}
+    rows = [("PreQueue", -300, {}), ("InQueue", -300, {"skillId": "PS"}), ("Active", -280, place)]
+    rows += [("Active", 60, place), ("InQueue", 90, {"skillId": "PS"}), ("Active", 100, place)]
+    ten = datetime(2026, 11, 23, 10, tzinfo=UTC)
+    for contact_id in ("c-1", "c-2"):
+        vendor.states += [
+            {"contactId": contact_id, "contactStateName": name, **more,
+             "stateStartDate": (ten + timedelta(seconds=after)).isoformat()}
+            for name, after, more in rows
+        ]  # fmt: skip
+    vendor.states = [row for row in vendor.states if row["stateStartDate"] > "2026-11-23T09:50"]
+    vendor.completed = [contact(2, contactStartDate="2026-11-23T09:55:00Z", _ends="2026-11-23T10:05:00+00:00")]
+    documents = [
+        webhook("AGENT_ASSIGNED", "x", number, timestamp=f"2026-11-23T10:01:{second}.100Z")
+        for number in (1, 2)
+        for second in ("00", "40")
+    ]
+    assert await asked(vendor, *documents) == [False, True, False, True]
+
+
+async def test_what_a_lost_head_may_have_told_is_not_confirmed(vendor: VendorRest) -> None:
+    vendor.states = states(1)[2:]
+    vendor.completed = [contact(1, contactStartDate="2026-11-20T09:00:00Z")]
+    assert await asked(vendor, webhook("AGENT_ASSIGNED", "00:18.900")) == [False]
 
 
 async def test_malformed_rows_hide_no_others(vendor: VendorRest) -> None:

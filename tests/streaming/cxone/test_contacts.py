@@ -43,7 +43,7 @@ async def test_pages_overlap_and_ask_for_one_snapshot(vendor: VendorRest, api: C
 
     assert await ids(api.completed(START, END)) == {f"c-{number}" for number in range(25)}
 
-    assert [query["skip"] for _, query in vendor.requests] == ["0", "5", "10", "15", "20"]
+    assert [query["skip"] for _, query in vendor.requests] == ["0", "5", "10", "15"]
     assert len({query["until"] for _, query in vendor.requests}) == 1
     assert api.steady
 
@@ -55,7 +55,23 @@ async def test_nothing_is_204(vendor: VendorRest, api: ContactsApi) -> None:
 
 async def test_a_full_last_page_is_followed_by_its_overlap_only(vendor: VendorRest, api: ContactsApi) -> None:
     vendor.states = [row for number in range(5) for row in states(number)]
-    assert len([row async for rows in api.states(START, END) for row in rows]) == 20 + 5 * 3
+    assert len([row async for rows in api.states(START, END) for row in rows]) == 20 + 5 * 2
+    assert api.steady
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7])
+async def test_a_vendor_that_gives_fewer_rows_than_asked_for(vendor: VendorRest, api: ContactsApi, most: int) -> None:
+    vendor.most_rows = most
+    vendor.completed = [contact(number) for number in range(25)]
+    assert await ids(api.completed(START, END)) == {f"c-{number}" for number in range(25)}
+    assert api.steady
+
+
+@pytest.mark.parametrize("total", [None, 1_000, "25"])
+async def test_a_total_that_is_wrong_or_absent_hides_nothing(vendor: VendorRest, api: ContactsApi, total: Any) -> None:
+    vendor.total = total
+    vendor.completed = [contact(number) for number in range(25)]
+    assert await ids(api.completed(START, END)) == {f"c-{number}" for number in range(25)}
     assert api.steady
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ from tests.streaming.cxone.signing import KeyServer, SigningKey, sign_hmac
 from tests.streaming.cxone.vendor_rest import VendorRest, contact, states
 from tests.truth.trace_rows import call, write_trace
 
-TOKEN = "s3cret"
+TOKEN = "s3cret-of-16-chars"
 # The simulator asks the caller to come back much later: no client waits for that.
 REST_DOWN = {"refuse": {"status": 503, "seconds": 600, "retry_after": 4000, "path": "/inContactAPI"}}
 REST_UP = {"refuse": {"status": 503, "requests": 1, "path": "/nowhere"}}
@@ -94,7 +95,7 @@ class Deferred:
 
 def signed(*bodies: bytes) -> list[tuple[bytes, dict[str, str]]]:
     """Well signed, though set aside: as after the secret was mended in the settings."""
-    return [(body, sign_hmac("h", body)) for body in bodies]
+    return [(body, sign_hmac("hmac-secret-0001", body)) for body in bodies]
 
 
 def unsigned(*bodies: bytes) -> list[tuple[bytes, dict[str, str]]]:
@@ -234,7 +235,7 @@ def test_the_window_of_a_signature_lies_around_the_arrival(platform: Platform) -
 
 
 def test_a_signed_body_that_is_no_event_is_a_dead_letter_of_normalisation(platform: Platform) -> None:
-    made = add_tenant(platform, "mac", signature="hmac", hmac_secret="h")
+    made = add_tenant(platform, "mac", signature="hmac", hmac_secret="hmac-secret-0001")
     good, bad = cxone("CALL_STARTED"), {"eventType": "CALL_STARTED", "contactId": "c-2"}
     made.set_aside(signed(raw([good, bad]), raw(cxone("QUEUE_ENTERED"))))
     assert made.process() == TenantReport(made.tenant, verified=2, events=2)
@@ -283,7 +284,7 @@ def test_a_flood_of_forged_events_costs_bounded_work_and_lets_the_true_one_throu
 def test_one_tenants_trouble_harms_no_other(platform: Platform) -> None:
     broken = add_tenant(platform, "broken")
     broken.set_aside(unsigned(raw(cxone("CALL_STARTED"))))
-    good = add_tenant(platform, "mac", signature="hmac", hmac_secret="h")
+    good = add_tenant(platform, "mac", signature="hmac", hmac_secret="hmac-secret-0001")
     body = raw(cxone("CALL_STARTED"))
     good.set_aside(signed(body))
     gone = Deferred(platform, "gone-from-the-settings")
@@ -294,14 +295,67 @@ def test_one_tenants_trouble_harms_no_other(platform: Platform) -> None:
     found = {tenant.tenant_id: tenant for tenant in report.tenants}
     assert found[good.tenant].verified == 1
     assert found[gone.tenant].waiting == 1
+    assert isinstance(found[gone.tenant].error, ConfigurationError)
     assert found[broken.tenant].waiting == 1
     assert isinstance(found[broken.tenant].error, ServiceUnavailableError)
     with pytest.raises(ServiceUnavailableError, match=broken.tenant):
         report.check()
+    with pytest.raises(ConfigurationError, match=f"no cxone/{gone.tenant}.*add the tenant again"):
+        DeferredReport([found[gone.tenant]]).check()
+
+
+def test_a_spool_of_another_layout_is_left_out_and_said(platform: Platform) -> None:
+    made = add_tenant(platform, "mac", signature="hmac", hmac_secret="hmac-secret-0001")
+    made.set_aside(signed(raw(cxone("CALL_STARTED"))))
+    database = sqlite3.connect(platform.folder / "spool" / "receiver-900.db")
+    database.executescript("CREATE TABLE event (x); PRAGMA user_version=1;")
+    database.close()
+    report = made.run()
+    assert [item.verified for item in report.tenants] == [1]
+    with pytest.raises(ConfigurationError, match=r"receiver-900\.db.*layout 1"):
+        report.check()
+
+
+def entered(second: float) -> bytes:
+    at = f"2026-11-23T09:00:{second:06.3f}Z"
+    return raw(cxone("QUEUE_ENTERED", contactId="c-1", masterContactId="m-1", skillId="PS", timestamp=at))
+
+
+def test_what_rest_tells_once_is_published_once_in_one_run_or_several(platform: Platform) -> None:
+    rest = VendorRest()
+    rest.completed, rest.states = [contact(1)], states(1)
+    made = add_tenant(platform, "south", api_url=rest.url, token_url=f"{rest.url}/token")
+    arrived_us = int(datetime(2026, 11, 23, 9, 5, tzinfo=UTC).timestamp() * 1e6)
+    made.set_aside(unsigned(entered(1.2), entered(2.2), entered(3.2)), arrived_us)
+    early = timedelta(0) - (datetime.now(UTC) - datetime(2026, 11, 23, 10, tzinfo=UTC))
+    report = made.process(early)
+    assert (report.confirmed, report.waiting) == (1, 2)
+    made.set_aside(unsigned(entered(4.2), entered(1.2)), arrived_us)
+    report = made.process(early)
+    assert (report.confirmed, report.waiting) == (1, 3), "a copy of what was published, and no other"
+    assert len({event["event_id"] for event in made.published()}) == 1
+    rest.close()
+
+
+def test_what_waits_in_a_spool_uses_up_what_rest_tells(platform: Platform) -> None:
+    rest = VendorRest()
+    rest.completed, rest.states = [contact(1)], states(1)
+    made = add_tenant(platform, "south", api_url=rest.url, token_url=f"{rest.url}/token")
+
+    async def receive() -> None:
+        writer = SpoolWriter(platform.folder / "spool", SpoolSettings(min_free_disk_bytes=0))
+        await writer.append(made.tenant, entered(1.2), time.time_ns() // 1000)
+        writer.close()
+
+    asyncio.run(receive())
+    made.set_aside(unsigned(entered(3.2)))
+    report = made.process()
+    assert (report.confirmed, report.waiting) == (0, 1)
+    rest.close()
 
 
 def test_a_second_run_leaves_a_spool_alone_that_the_first_works_on(platform: Platform) -> None:
-    made = add_tenant(platform, "mac", signature="hmac", hmac_secret="h")
+    made = add_tenant(platform, "mac", signature="hmac", hmac_secret="hmac-secret-0001")
     body = raw(cxone("CALL_STARTED"))
     made.set_aside(signed(body))
     (path,) = spool_files(platform.folder / "spool")
@@ -314,7 +368,7 @@ def test_a_second_run_leaves_a_spool_alone_that_the_first_works_on(platform: Pla
 
 @pytest.mark.timeout(120)
 def test_a_killed_run_is_repeated_with_the_same_ids(platform: Platform) -> None:
-    made = add_tenant(platform, "mac", signature="hmac", hmac_secret="h")
+    made = add_tenant(platform, "mac", signature="hmac", hmac_secret="hmac-secret-0001")
     count = 8_000
     made.set_aside(signed(*(raw(cxone("QUEUE_ENTERED", contactId=f"c-{number}")) for number in range(count))))
     program = (
@@ -344,7 +398,7 @@ def test_a_killed_run_is_repeated_with_the_same_ids(platform: Platform) -> None:
 
 
 def test_kafka_that_acknowledges_nothing_keeps_the_rows(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = add_tenant(platform, "mac", signature="hmac", hmac_secret="h")
+    made = add_tenant(platform, "mac", signature="hmac", hmac_secret="hmac-secret-0001")
     body = raw(cxone("CALL_STARTED"))
     made.set_aside(signed(body))
     monkeypatch.setattr("streaming.vendors.cxone.release._ACK_TIMEOUT_S", 1.0)
@@ -357,8 +411,10 @@ def test_kafka_that_acknowledges_nothing_keeps_the_rows(platform: Platform, monk
 
     monkeypatch.setattr(deferred, "ensure_topics", goes_down)
     try:
+        report = made.run()
+        assert [item.waiting for item in report.tenants] == [1]
         with pytest.raises(ServiceUnavailableError, match="not acknowledged"):
-            made.run()
+            report.check()
     finally:
         kafka.start()
     monkeypatch.undo()

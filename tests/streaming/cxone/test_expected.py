@@ -9,7 +9,7 @@ import pytest
 from schemas.canonical import RECOVERED_KEY
 from schemas.normalise import normaliser
 from streaming.errors import BadEventError
-from streaming.vendors.cxone.expected import State, contact_id, expected_events, state_of
+from streaming.vendors.cxone.expected import State, contact_id, expected_events, lacks_head, state_of
 from tests.streaming.cxone.vendor_rest import contact, state, states
 
 HEAD = {
@@ -121,6 +121,49 @@ def test_a_transfer_enters_two_queues_and_a_hold_is_no_second_answer() -> None:
     assert turns == [
         ("queued", "PS", None), ("queued", "NW", None), ("assigned", "PS", "ANNA"), ("assigned", "NW", "BERT"),
         ("handled", "NW", "BERT"),
+    ]  # fmt: skip
+
+
+NINE_MS = 1_795_424_400_000
+
+
+def kinds_of(row: dict[str, Any], *rows: dict[str, Any], since_ms: int) -> list[str]:
+    natives = expected_events(row, [state_of(item) for item in rows], "south", since_ms)
+    return [native.kind for native in natives]
+
+
+@pytest.mark.parametrize("later", [[], [state(0, "Hold", 50, skillId="PS", agentId="ANNA")]])
+def test_a_history_without_its_head_tells_of_no_first_leg(later: list[dict[str, Any]]) -> None:
+    """The contact was answered at 09:00:17 and resumed at 09:01:30; states were asked for from 09:00:40 on."""
+    rows = [
+        *later, state(0, "Active", 90, skillId="PS", agentId="ANNA"),
+        state(0, "EndContact", 137, skillId="PS", agentId="ANNA"),
+    ]  # fmt: skip
+    assert lacks_head(contact(0), [state_of(row) for row in rows], NINE_MS + 40_000)
+    assert kinds_of(contact(0), *rows, since_ms=NINE_MS + 40_000) == ["CALL_STARTED", "CALL_ENDED"]
+    (*_, ended) = expected_events(contact(0), [state_of(row) for row in rows], "south", NINE_MS + 40_000)
+    assert [event["event_type"] for event in ended.events] == ["conversation.handled", "conversation.ended"]
+    assert kinds_of(contact(0), since_ms=NINE_MS + 40_000) == ["CALL_STARTED", "CALL_ENDED"], "nothing is derived"
+
+
+def test_what_came_after_the_lost_head_is_certain() -> None:
+    rows = [
+        state(0, "Active", 50, skillId="PS", agentId="ANNA"),
+        state(0, "Active", 60, skillId="PS", agentId="BERT"),
+        state(0, "InQueue", 70, skillId="NW"),
+        state(0, "Active", 80, skillId="NW", agentId="BERT"),
+        state(0, "EndContact", 137),
+    ]
+    found = kinds_of(contact(0), *rows, since_ms=NINE_MS + 40_000)
+    assert found == ["CALL_STARTED", "QUEUE_ENTERED", "AGENT_ASSIGNED", "AGENT_ASSIGNED", "CALL_ENDED"]
+
+
+def test_a_history_that_could_hold_all_is_complete() -> None:
+    row, rows = contact(0), states(0)
+    assert not lacks_head(row, [], NINE_MS)
+    assert not lacks_head(row, [state_of(item) for item in rows], NINE_MS + 40_000), "it begins with PreQueue"
+    assert kinds_of(row, rows[2], rows[3], since_ms=NINE_MS) == [
+        "CALL_STARTED", "QUEUE_ENTERED", "AGENT_ASSIGNED", "CALL_ENDED",
     ]  # fmt: skip
 
 

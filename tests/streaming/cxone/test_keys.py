@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+import tenacity
 
 from devstack.postgres import temporary_postgres
 from flows import cxone_refresh_keys as flow_module
@@ -261,14 +262,14 @@ def stored(url: str) -> dict[str, Any]:
 def settings_for(state_url: str, *urls: str) -> Settings:
     connection = {
         "token_url": "http://127.0.0.1:1/t", "api_url": "http://127.0.0.1:1", "client_id": "i", "client_secret": "s",
-        "webhook_tokens": ["t"],
+        "webhook_tokens": ["token-of-16-chars"],
     }  # fmt: skip
     names = ["south", "west", "east"][: len(urls)]
     tenants = [
         Tenant(tenant_id=name, vendor="cxone", connection=connection | {"jwks_url": url})
         for name, url in zip(names, urls, strict=True)
     ]
-    mac = {"signature": "hmac", "hmac_secret": "h", "jwks_url": DEAD}
+    mac = {"signature": "hmac", "hmac_secret": "hmac-secret-0001", "jwks_url": DEAD}
     tenants.append(Tenant(tenant_id="mac", vendor="cxone", connection=connection | mac))
     return Settings(state={"url": state_url}, tenants=tuple(tenants))
 
@@ -358,6 +359,20 @@ def test_the_newest_of_two_fetches_counts_and_damaged_rows_do_not(either_url: st
     asyncio.run(scenario())
 
 
+async def test_a_slow_fetch_does_not_replace_what_a_later_one_stored(either_url: str) -> None:
+    store = KeyStore(either_url)
+    now = time.time()
+    assert await store.write("south", usable_keys({"keys": [NEW.jwk()]}), now)
+    assert await store.write("south", usable_keys({"keys": [OLD.jwk(), NEW.jwk()]}), now - 1)
+    assert stored(either_url).keys() == {"new"}
+    found = await store.newer("south", 0)
+    assert found is not None
+    assert (kids(found.keys), found.fetched_at) == (["new"], now)
+    assert await store.write("south", usable_keys({"keys": [OLD.jwk()]}), now + 1)
+    assert stored(either_url).keys() == {"old"}
+    store.close()
+
+
 @pytest.mark.parametrize("database", ["there", "down"])
 def test_a_receiver_process_without_key_endpoint_or_without_database(
     server: KeyServer, tmp_path: Path, database: str
@@ -375,10 +390,10 @@ def test_a_receiver_process_without_key_endpoint_or_without_database(
         f'data_dir = "{tmp_path}"\n[receiver]\nport = {port}\n[spool]\nmin_free_disk_bytes = 0\n'
         '[[tenants]]\ntenant_id = "south"\nvendor = "cxone"\n[tenants.connection]\n'
         'token_url = "http://127.0.0.1:1/t"\napi_url = "http://127.0.0.1:1"\nclient_id = "i"\nclient_secret = "s"\n'
-        f'webhook_tokens = ["s3cret"]\njwks_url = "{server.url}"\n',
+        f'webhook_tokens = ["s3cret-of-16-chars"]\njwks_url = "{server.url}"\n',
         encoding="utf-8",
     )
-    bearer = {"Authorization": "Bearer s3cret", "Content-Type": "application/json"}
+    bearer = {"Authorization": "Bearer s3cret-of-16-chars", "Content-Type": "application/json"}
     body = raw(cxone("CALL_STARTED"))
     url = f"http://127.0.0.1:{port}/cxone/webhook/south"
     with service("cxone-receiver", config, port) as process:
@@ -391,8 +406,11 @@ def test_the_flow_refreshes_all_and_fails_for_those_that_could_not(
     server: KeyServer, state_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(flow_module._refresh.retry, "wait", tenacity.wait_none())
     # Artifacts need a Prefect server.
     monkeypatch.setattr(flow_module, "show_table", lambda _key, rows: shown.extend(rows))
+    monkeypatch.setattr(flow_module, "load_settings", Settings)
+    assert flow_module.cxone_refresh_keys.fn() == 0, "without tenants there is nothing to do"
     monkeypatch.setattr(flow_module, "load_settings", lambda: settings_for(state_url, server.url))
     assert flow_module.cxone_refresh_keys.fn() == 1
     monkeypatch.setattr(flow_module, "load_settings", lambda: settings_for(state_url, DEAD, server.url))
@@ -400,7 +418,7 @@ def test_the_flow_refreshes_all_and_fails_for_those_that_could_not(
     with pytest.raises(ServiceUnavailableError, match="south: key endpoint"):
         flow_module.cxone_refresh_keys.fn()
     assert [(row["tenant"], row["keys"]) for row in shown] == [
-        ("south", "old"), ("west", "old"), ("south", "old"), ("west", "old"),
+        ("south", "old"), ("west", "old"), *[("south", "old"), ("west", "old")] * 3,
     ]  # fmt: skip
     with pytest.raises(ConfigurationError, match="there are south, west, mac"):
         flow_module.cxone_refresh_keys.fn("nobody")

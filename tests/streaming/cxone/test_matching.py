@@ -100,7 +100,7 @@ def test_many_contacts_come_back_with_what_they_lack(matching: Matching) -> None
 
 
 @pytest.mark.parametrize(
-    ("source", "missing"), [(Source.PUSHED, 0), (Source.SPOOL, 0), (Source.DEFERRED, 0), (Source.RECONCILED, 1)]
+    ("source", "missing"), [(Source.PUSHED, 0), (Source.SPOOL, 0), (Source.DEFERRED, 1), (Source.RECONCILED, 1)]
 )
 def test_the_vendors_own_message_is_believed(matching: Matching, source: Source, missing: int) -> None:
     ended, wrapup = event(EventType.ENDED, 0), event(EventType.WRAPUP, 0, queue_id="PS", agent_id="A")
@@ -109,6 +109,14 @@ def test_the_vendors_own_message_is_believed(matching: Matching, source: Source,
     tally = matching.settle()
     assert tally.missing.total() == missing
     assert tally.expected.total() == 1 + missing
+
+
+def test_a_dead_letter_that_came_twice_stands_for_one_event(matching: Matching) -> None:
+    expect(matching, Native("QUEUE_ENTERED", [queued(0)]), Native("QUEUE_ENTERED", [queued(20_000)]))
+    for body in (b"a", b"a"):
+        matching.see_dead("c", "QUEUE_ENTERED", body)
+    tally = matching.settle()
+    assert (tally.dead.total(), tally.missing.total()) == (1, 1)
 
 
 def test_a_row_is_bad_once(matching: Matching) -> None:

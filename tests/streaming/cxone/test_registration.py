@@ -49,7 +49,7 @@ def connection(api: str, receiver: str | None, *tokens: str, **more: Any) -> dic
     base = {} if receiver is None else {"webhook_base_url": receiver}
     return {
         "token_url": f"{api}/auth/token", "api_url": api, "client_id": CLIENT[0], "client_secret": CLIENT[1],
-        "webhook_tokens": list(tokens), "jwks_url": f"{api}/auth/jwks", **base, **more,
+        "webhook_tokens": [token.ljust(16, "-") for token in tokens], "jwks_url": f"{api}/auth/jwks", **base, **more,
     }  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_a_token_is_rotated_while_both_are_accepted(sim: Simulator, receiver: Re
     assert "remove the others" in rotated.advice
     sim.start()
     sim.wait_done()
-    assert {request.headers["authorization"] for request in receiver.requests} == {"Bearer new"}
+    assert {request.headers["authorization"] for request in receiver.requests} == {"Bearer " + "new".ljust(16, "-")}
     assert len(receiver.requests) == 4
 
 
@@ -161,7 +161,11 @@ def test_two_of_ours_are_said_loudly(forgetful: Forgetful) -> None:
     assert register(forgetful.url, "http://127.0.0.1:9", "t").twins == ()
     again = register(forgetful.url, "http://127.0.0.1:9", "t")
     assert again.twins == ("w0", "w1")
-    assert "remove all but one at the vendor: w0, w1" in again.advice
+    assert "remove all but one at the vendor: w0, w1; keep w1" in again.advice
+    refused = register(forgetful.url, "http://127.0.0.1:9", "t")
+    assert (refused.outcome, refused.twins) == (Outcome.FAILED, ("w0", "w1"))
+    assert "nothing more is registered until then" in refused.advice
+    assert len(forgetful.webhooks) == 2
 
 
 def run_command(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,13 @@ from joserfc.errors import JoseError
 from joserfc.jwk import Key, KeySet, OctKey
 
 from streaming.errors import UntrustedError
-from streaming.vendors.cxone.signature import MAX_KEYS, HmacVerifier, JwsVerifier, UnknownKeyError
+from streaming.vendors.cxone.signature import (
+    MAX_KEYS,
+    MAX_SIGNATURE_HEADER_BYTES,
+    HmacVerifier,
+    JwsVerifier,
+    UnknownKeyError,
+)
 from tests.streaming.cxone.signing import SigningKey, b64, sign_hmac
 
 BODY = b'{"eventType":"CALL_STARTED"}'
@@ -337,3 +343,21 @@ def test_a_weak_exponent_is_no_key() -> None:
     with pytest.raises((JoseError, ValueError)):
         imported(weak)
     assert rsa.RSAPublicNumbers(65537, RSA.key.public_key().public_numbers().n).public_key()
+
+
+def test_the_key_id_is_in_every_message_from_which_a_person_must_find_the_key(verifier: JwsVerifier) -> None:
+    head, _, signature = RSA.sign(BODY)["X-CXone-Signature"].split(".")
+    now_wrong = f"{head}..{signature[:-1]}!".encode()
+    too_old = RSA.sign(BODY, age=301)["X-CXone-Signature"].encode()
+    for value, says in ((now_wrong, "base64url"), (too_old, "replay window")):
+        with pytest.raises(UntrustedError, match=says) as caught:
+            verifier.check(value, b"", BODY)
+        assert "'r1'" in str(caught.value)
+
+
+def test_no_good_header_is_longer_than_the_bounds_that_the_receiver_keeps(verifier: JwsVerifier) -> None:
+    longest = RSA.sign(BODY, filler="x" * 5_900)["X-CXone-Signature"].encode()
+    verifier.check(longest, b"", BODY)
+    assert 8_000 < len(longest) < MAX_SIGNATURE_HEADER_BYTES
+    with pytest.raises(UntrustedError):
+        verifier.check(RSA.sign(BODY, filler="x" * 7_200)["X-CXone-Signature"].encode(), b"", BODY)

@@ -23,6 +23,9 @@ class VendorRest:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.between_pages: Callable[[VendorRest, int], None] = lambda _vendor, _number: None
         self.knows_until = True
+        self.most_rows = 10_000
+        # Told instead of the true total.
+        self.total: Any = ...
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,13 +49,14 @@ class VendorRest:
                 )
                 since, until = datetime.fromisoformat(query["updatedSince"]), datetime.fromisoformat(query["until"])
                 found = [row for row in rows if since <= at(row) and (not outer.knows_until or at(row) < until)]
-                skip, top = int(query["skip"]), int(query["top"])
+                skip, top = int(query["skip"]), min(int(query["top"]), outer.most_rows)
                 page = found[skip : skip + top]
                 outer.between_pages(outer, len(outer.requests))
                 if not page:
                     self._answer(204, None)
                     return
-                self._answer(200, {"lastPollTime": query["until"], "totalRecords": len(found), name: page})
+                total = len(found) if outer.total is ... else outer.total
+                self._answer(200, {"lastPollTime": query["until"], "totalRecords": total, name: page})
 
             def _answer(self, status: int, document: Any) -> None:
                 body = b"" if document is None else json.dumps(document).encode()
