@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import httpx
@@ -117,3 +118,18 @@ async def test_a_nonsensical_wait_is_none(wait: bytes) -> None:
     with pytest.raises(StreamRefusedError) as caught:
         await frames(b"", head=head)
     assert caught.value.retry_after is None
+
+
+async def test_a_stream_without_a_byte_is_found_dead() -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(HEAD + b"id: 1\ndata: a\n\n")
+        time.sleep(3)
+
+    async with httpx.AsyncClient(trust_env=False) as http:
+        opened = open_stream(
+            http, serve_once(answer), streams=("conversation",), token="t", cursor=None, idle_timeout=0.3
+        )
+        async with opened as stream:
+            assert await anext(stream) == Frame("1", b"a")
+            with pytest.raises(httpx.ReadTimeout):
+                await anext(stream)
