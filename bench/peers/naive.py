@@ -29,16 +29,15 @@ _CXONE_TYPES = {
     "CALL_STARTED": ("conversation.started",), "QUEUE_ENTERED": ("conversation.queued",),
     "AGENT_ASSIGNED": ("conversation.assigned",), "CALL_ENDED": ("conversation.handled", "conversation.ended"),
 }  # fmt: skip
-# What is no metadata: a field that some rule of the message's type uses.
+# What is no metadata: the fields that the event itself carries.
+_CXONE_CONTACT = {"contactId", "masterContactId", "mediaType", "isOutbound", "fromAddr", "toAddr"}
 _CXONE_USED = {
-    "CALL_STARTED": {"contactId", "masterContactId", "mediaType", "isOutbound", "fromAddr", "toAddr"},
-    "CALL_ENDED": {
-        "contactId", "masterContactId", "mediaType", "isOutbound", "fromAddr", "toAddr", "skillId", "agentId",
-        "abandoned", "inQueueSeconds", "agentSeconds", "holdSeconds", "acwSeconds", "totalDurationSeconds", "endReason",
-    },
-}  # fmt: skip
-_CXONE_USED["QUEUE_ENTERED"] = _CXONE_USED["CALL_STARTED"] | {"skillId"}
-_CXONE_USED["AGENT_ASSIGNED"] = _CXONE_USED["QUEUE_ENTERED"] | {"agentId"}
+    "conversation.started": _CXONE_CONTACT,
+    "conversation.queued": _CXONE_CONTACT | {"skillId"},
+    "conversation.assigned": _CXONE_CONTACT | {"skillId", "agentId"},
+    "conversation.handled": _CXONE_CONTACT | {"skillId", "agentId", "agentSeconds", "holdSeconds", "endReason"},
+    "conversation.ended": _CXONE_CONTACT | {"inQueueSeconds", "totalDurationSeconds", "endReason"},
+}
 _IDENTITY = {
     "conversation.started": (("conversation_id",), False),
     "conversation.queued": (("conversation_id", "queue_id"), True),
@@ -78,13 +77,13 @@ def cxone(raw: bytes, tenant_id: str) -> list[Event]:
     """Canonical events of a webhook's body."""
     message = json.loads(raw)
     native = message["eventType"]
-    used = _CXONE_USED[native]
-    metadata = {"ccaas.native_type": native}
-    for key, value in message.items():
-        if key not in used and key not in ("eventType", "timestamp"):
-            metadata[f"cxone.{key}"] = _text(value)
     events = []
     for event_type in _CXONE_TYPES[native]:
+        used = _CXONE_USED[event_type]
+        metadata = {"ccaas.native_type": native}
+        for key, value in message.items():
+            if key not in used and key not in ("eventType", "timestamp"):
+                metadata[f"cxone.{key}"] = _text(value)
         payload = {
             "conversation_id": message["contactId"],
             "parent_conversation_id": message["masterContactId"],
@@ -104,7 +103,7 @@ def cxone(raw: bytes, tenant_id: str) -> list[Event]:
         if event_type == "conversation.ended":
             payload |= {"wait_ms": str(message["inQueueSeconds"] * 1000), "end_reason": message["endReason"]}
             payload["duration_ms"] = str(message["totalDurationSeconds"] * 1000)
-        events.append(_event("cxone", tenant_id, event_type, _epoch_ms(message["timestamp"]), payload, dict(metadata)))
+        events.append(_event("cxone", tenant_id, event_type, _epoch_ms(message["timestamp"]), payload, metadata))
     return events
 
 
