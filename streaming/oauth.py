@@ -11,26 +11,25 @@ from streaming.errors import ConfigurationError, ServiceUnavailableError
 
 # Renewed this long before it expires, so that no request goes out with a token that dies on its way.
 _MARGIN_S = 30.0
+_FORM = {"grant_type": "client_credentials"}
 
 
 class TokenSource:
     """Gets and keeps a bearer token.
+
+    No scope is asked for: the token has all that the client has, and the API that is called names the one missing.
 
     Args:
         http: Client of the pool for token and REST calls (streams hold another one).
         token_url: Token endpoint.
         client_id: The client.
         client_secret: Its secret.
-        scope: Scopes wanted, separated by spaces; empty leaves them to the vendor.
     """
 
-    def __init__(
-        self, http: httpx.AsyncClient, *, token_url: str, client_id: str, client_secret: str, scope: str
-    ) -> None:
+    def __init__(self, http: httpx.AsyncClient, *, token_url: str, client_id: str, client_secret: str) -> None:
         self._http = http
         self._url = token_url
         self._auth = httpx.BasicAuth(client_id, client_secret)
-        self._form = {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})
         self._token = ""
         self._good_until = 0.0
         self._lock = asyncio.Lock()
@@ -54,7 +53,7 @@ class TokenSource:
 
     async def _fetch(self) -> None:
         try:
-            response = await self._http.post(self._url, data=self._form, auth=self._auth)
+            response = await self._http.post(self._url, data=_FORM, auth=self._auth)
         except httpx.HTTPError as error:
             msg = f"token endpoint {self._url}: {type(error).__name__}"
             raise ServiceUnavailableError(msg) from None

@@ -16,6 +16,9 @@ from streaming.oauth import TokenSource
 
 log = structlog.get_logger()
 
+ATTEMPTS = 5
+"""Of a call, unless its caller wants others."""
+
 _MAX_BACKOFF_S = 60.0
 # A Retry-After beyond this is no wait of a caller but an outage.
 _MAX_RETRY_AFTER_S = 300.0
@@ -61,7 +64,7 @@ class RestClient:
         tokens: TokenSource,
         *,
         requests_per_minute: float = 300,
-        attempts: int = 5,
+        attempts: int = ATTEMPTS,
         backoff: float = 2.0,
     ) -> None:
         self._http = http

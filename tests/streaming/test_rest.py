@@ -51,7 +51,7 @@ async def client(vendor: Vendor, **options: float) -> AsyncIterator[tuple[RestCl
         await asyncio.sleep(0.01)
     url = f"http://127.0.0.1:{port}"
     async with httpx.AsyncClient(trust_env=False) as http:
-        tokens = TokenSource(http, token_url=f"{url}/token", client_id="c", client_secret="s", scope="")
+        tokens = TokenSource(http, token_url=f"{url}/token", client_id="c", client_secret="s")
         settings = {"requests_per_minute": 60_000, "backoff": 0.01, "attempts": 3} | options
         yield RestClient(http, tokens, **settings), f"{url}/api"  # type: ignore[arg-type]
     server.should_exit = True

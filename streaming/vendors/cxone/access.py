@@ -6,7 +6,7 @@ import httpx
 
 from streaming.errors import ConfigurationError
 from streaming.oauth import TokenSource
-from streaming.rest import RestClient
+from streaming.rest import ATTEMPTS, RestClient
 from streaming.settings import Settings, Tenant, config_file
 from streaming.vendors.cxone.connection import VENDOR, CxoneConnection
 
@@ -27,19 +27,18 @@ def cxone_tenants(settings: Settings, tenant_id: str | None = None) -> tuple[Ten
     return chosen
 
 
-def rest_client(http: httpx.AsyncClient, connection: CxoneConnection) -> RestClient:
+def rest_client(http: httpx.AsyncClient, connection: CxoneConnection, *, attempts: int = ATTEMPTS) -> RestClient:
     """REST calls of one tenant: its token and its rate limit.
 
     Args:
         http: Pool for token and REST calls.
         connection: The tenant's.
+        attempts: Of one call.
     """
     tokens = TokenSource(
         http,
         token_url=connection.token_url,
         client_id=connection.client_id,
         client_secret=connection.client_secret.get_secret_value(),
-        # All that the client has: so a missing one shows where it is needed, and by name.
-        scope="",
     )
-    return RestClient(http, tokens, requests_per_minute=connection.rest_requests_per_minute)
+    return RestClient(http, tokens, requests_per_minute=connection.rest_requests_per_minute, attempts=attempts)

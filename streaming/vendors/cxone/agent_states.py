@@ -20,12 +20,14 @@ from schemas.normalise import normaliser
 from streaming.deadletter import dead_letter_headers
 from streaming.errors import BadEventError, CcaasError, ServiceUnavailableError
 from streaming.lease import LeaseKeeper
-from streaming.oauth import TokenSource
 from streaming.publisher import Publisher
+from streaming.rest import RestClient
 from streaming.settings import Settings, Tenant
 from streaming.state import CursorMove, CursorStore, open_state
 from streaming.vendors import connection_of
+from streaming.vendors.cxone.access import rest_client
 from streaming.vendors.cxone.connection import VENDOR, CxoneConnection
+from streaming.vendors.cxone.contacts import SCOPE
 
 log = structlog.get_logger()
 
@@ -100,13 +102,8 @@ class AgentStatePoller:
 
     async def _follow(self, http: httpx.AsyncClient, tenant: Tenant) -> None:
         connection = connection_of(tenant, CxoneConnection)
-        tokens = TokenSource(
-            http,
-            token_url=connection.token_url,
-            client_id=connection.client_id,
-            client_secret=connection.client_secret.get_secret_value(),
-            scope="",
-        )
+        # One attempt a poll: the next poll is the next attempt.
+        rest = rest_client(http, connection, attempts=1)
         due = time.monotonic()
         while not self._stop.is_set():
             epoch = self._keeper.epoch(lease_name(tenant))
@@ -115,22 +112,18 @@ class AgentStatePoller:
                 continue
             due = time.monotonic() + connection.agent_state_poll_seconds
             try:
-                await self._poll(http, tokens, tenant, connection, epoch)
+                await self._poll(rest, tenant, connection, epoch)
             except (CcaasError, httpx.HTTPError, sa.exc.SQLAlchemyError) as error:
                 log.warning("agent states not polled; tried again", tenant_id=tenant.tenant_id, error=str(error))
             except Exception:
                 # A poller that dies silently would lose statuses for ever.
                 log.exception("agent states not polled; tried again", tenant_id=tenant.tenant_id)
 
-    async def _poll(
-        self, http: httpx.AsyncClient, tokens: TokenSource, tenant: Tenant, connection: CxoneConnection, epoch: int
-    ) -> None:
+    async def _poll(self, rest: RestClient, tenant: Tenant, connection: CxoneConnection, epoch: int) -> None:
         cursor = await asyncio.to_thread(self._cursors.read, tenant.tenant_id, STREAM)
         until: str | None = None
         waiting = [0]
-        async for page in self._pages(
-            http, tokens, connection, _earlier(cursor, connection.agent_state_look_back_seconds)
-        ):
+        async for page in self._pages(rest, connection, _earlier(cursor, connection.agent_state_look_back_seconds)):
             until = until or str(page["lastPollTime"])
             while not self._publisher.has_room():
                 self._publisher.poll(0)
@@ -152,7 +145,7 @@ class AgentStatePoller:
             await asyncio.to_thread(self._cursors.write, [move])
 
     async def _pages(
-        self, http: httpx.AsyncClient, tokens: TokenSource, connection: CxoneConnection, since: str | None
+        self, rest: RestClient, connection: CxoneConnection, since: str | None
     ) -> AsyncIterator[dict[str, Any]]:
         """The pages of one snapshot: later ones ask for the first one's ``lastPollTime`` as ``until``.
 
@@ -160,17 +153,9 @@ class AgentStatePoller:
         """
         params: dict[str, str | int] = {"skip": 0, "top": _PAGE} | ({"updatedSince": since} if since else {})
         while True:
-            token = await tokens.token()
-            response = await http.get(
-                connection.api_url + _PATH, params=params, headers={"Authorization": f"Bearer {token}"}
-            )
+            response = await rest.request("GET", connection.api_url + _PATH, scope=SCOPE, params=params)
             if response.status_code == httpx.codes.NO_CONTENT:
                 return
-            if response.status_code == httpx.codes.UNAUTHORIZED:
-                tokens.refuse(token)
-            if response.status_code != httpx.codes.OK:
-                msg = f"agents/state-history answers {response.status_code}"
-                raise ServiceUnavailableError(msg)
             page = response.json()
             if not isinstance(page, dict) or not isinstance(page.get("agentStates"), list):
                 msg = "agents/state-history: no agentStates in the answer"

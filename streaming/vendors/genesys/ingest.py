@@ -254,13 +254,12 @@ class _StreamMaker:
 
 
 def token_source(http: httpx.AsyncClient, connection: GenesysConnection) -> TokenSource:
-    """The tenant's token. No scope is asked for: the client has what it has, and the API names what is missing."""
+    """The tenant's token."""
     return TokenSource(
         http,
         token_url=connection.token_url,
         client_id=connection.client_id,
         client_secret=connection.client_secret.get_secret_value(),
-        scope="",
     )
 
 

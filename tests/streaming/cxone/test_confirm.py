@@ -64,7 +64,7 @@ async def asked(vendor: VendorRest, *documents: Any, came: Sequence[Any] = (), t
     for events in bodies:
         question.add(events, ARRIVED_US)
     async with httpx.AsyncClient() as http:
-        tokens = TokenSource(http, token_url=f"{vendor.url}/token", client_id="i", client_secret="s", scope="")
+        tokens = TokenSource(http, token_url=f"{vendor.url}/token", client_id="i", client_secret="s")
         contacts = ContactsApi(RestClient(http, tokens), vendor.url)
         truth: Truth = await ask(
             contacts, question, tenant_id="south", tolerance=timedelta(seconds=tolerance), longest=timedelta(hours=24)

@@ -29,7 +29,7 @@ def vendor() -> Iterator[VendorRest]:
 @pytest.fixture
 async def api(vendor: VendorRest) -> AsyncIterator[ContactsApi]:
     async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
-        tokens = TokenSource(http, token_url=f"{vendor.url}/token", client_id="i", client_secret="s", scope="")
+        tokens = TokenSource(http, token_url=f"{vendor.url}/token", client_id="i", client_secret="s")
         rest = RestClient(http, tokens, requests_per_minute=6000, attempts=2, backoff=0.01)
         yield ContactsApi(rest, vendor.url, page=10)
 

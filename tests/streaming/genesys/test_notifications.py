@@ -93,7 +93,7 @@ async def transport(agents: int) -> AsyncIterator[tuple[WebSocketTransport, Vend
         {"token_url": f"{url}/token", "api_url": url, "transport": "websocket", "client_id": "i", "client_secret": "s"}
     )
     async with httpx.AsyncClient(trust_env=False) as http:
-        tokens = TokenSource(http, token_url=f"{url}/token", client_id="i", client_secret="s", scope="")
+        tokens = TokenSource(http, token_url=f"{url}/token", client_id="i", client_secret="s")
         rest = RestClient(http, tokens, requests_per_minute=60_000, backoff=0.01)
         yield WebSocketTransport(GenesysApi(rest, url), connection), vendor
     server.should_exit = True
