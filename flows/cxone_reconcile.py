@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -13,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from flows._load import retry_while_down, scheduled_time, show_table
+from flows._tenants import RunLogger, for_each_tenant
 from streaming.errors import CcaasError, ConfigurationError
 from streaming.settings import Settings, Tenant, load_settings
 from streaming.vendors import options_of
@@ -33,10 +32,6 @@ longer than ``longest_contact_hours``."""
 _PERIOD = timedelta(minutes=15)
 # Webhooks that are under way are not missing yet.
 _SETTLE = timedelta(minutes=5)
-# Tenants at once: most of a run waits for the vendor and for Kafka. Each takes some 100 MB.
-_AT_ONCE = 4
-
-RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class ReconcileFailedError(CcaasError):
@@ -76,17 +71,9 @@ def cxone_reconcile(
     is_scheduled = start is None
     chosen = cxone_tenants(settings, tenant) if tenant else settings.tenants_of(VENDOR)
     logger = get_run_logger()
-    reports: list[ReconcileReport] = []
-    failures: list[str] = []
-    with ReconciledThrough(settings.state_url) as through, ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ReconciledThrough(settings.state_url) as through:
         work = partial(_reconcile, settings, logger, bounds, through if is_scheduled else None, publish=not dry_run)
-        running = [pool.submit(work, found) for found in chosen]
-        for found, future in zip(chosen, running, strict=True):
-            try:
-                reports.append(future.result())
-            except Exception as error:  # noqa: BLE001 (whatever it was, the others go on; it is named at the end)
-                logger.error("%s: %s", found.tenant_id, error)
-                failures.append(f"{found.tenant_id}: {error or type(error).__name__}")
+        reports, failures = for_each_tenant(chosen, work, logger)
     _show(reports, dry_run=dry_run)
     threshold = options_of(settings, VENDOR, CxoneOptions).alert_missing_share
     for report in reports:

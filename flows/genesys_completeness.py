@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
 from flows._load import retry_while_down, scheduled_time, window_of
+from flows._tenants import for_each_tenant
 from flows.genesys_backfill import show_backfill
 from streaming.errors import CcaasError
 from streaming.settings import load_settings
-from streaming.vendors.genesys.backfill import BackfillReport, backfill, genesys_tenant
+from streaming.vendors.genesys.backfill import backfill, genesys_tenant
 from streaming.vendors.genesys.connection import VENDOR
-
-# Tenants at once: most of a check waits for the vendor and for Kafka.
-_AT_ONCE = 4
 
 
 @flow(name="genesys-completeness")
@@ -51,22 +48,13 @@ def genesys_completeness(
     window = window_of(start, end)
     until = window.end if window else scheduled_time() - timedelta(minutes=settle_minutes)
     since = window.start if window else until - timedelta(minutes=look_back_minutes)
-    reports: list[BackfillReport] = []
-    failed: dict[str, str] = {}
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        running = [(item, pool.submit(retry_while_down(backfill), settings, item, since, until)) for item in tenants]
-    for item, done in running:
-        try:
-            report = done.result()
-        except Exception as error:  # noqa: BLE001 (whatever it was, the others go on; it is named at the end)
-            get_run_logger().error("%s: %s", item.tenant_id, error)
-            failed[item.tenant_id] = str(error) or type(error).__name__
-            continue
-        reports.append(report)
+    check = retry_while_down(backfill)
+    reports, failed = for_each_tenant(tenants, lambda item: check(settings, item, since, until), get_run_logger())
+    for report in reports:
         if report.missing_share > alert_missing_share:
             emit_event(
                 event="ccaas.genesys.missing-above-threshold",
-                resource={"prefect.resource.id": f"ccaas.tenant.{VENDOR}.{item.tenant_id}"},
+                resource={"prefect.resource.id": f"ccaas.tenant.{VENDOR}.{report.tenant_id}"},
                 payload={
                     "start": since.isoformat(),
                     "end": until.isoformat(),
@@ -76,6 +64,6 @@ def genesys_completeness(
             )
     show_backfill("genesys-completeness", reports)
     if failed:
-        msg = f"not checked: {'; '.join(f'{name}: {why}' for name, why in failed.items())}"
+        msg = f"not checked: {'; '.join(failed)}"
         raise CcaasError(msg)
     return {report.tenant_id: sum(report.missing.values()) for report in reports}

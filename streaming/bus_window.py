@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Decoder
 from streaming.errors import BadEventError, ServiceUnavailableError
+from streaming.instants import from_ms, to_ms
 from streaming.settings import Settings, Tenant
 
 log = structlog.get_logger()
@@ -31,8 +32,6 @@ _TIMEOUT_S = 30.0
 # A partition that gives nothing for so long does not answer.
 _SILENT_S = 60.0
 _HOPELESS = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class DeadLetter(NamedTuple):
@@ -95,7 +94,7 @@ class BusWindow:
         Raises:
             ServiceUnavailableError: Kafka or the registry does not answer.
         """
-        low, high = (start - _EPOCH) // _MILLISECOND, (end - _EPOCH) // _MILLISECOND
+        low, high = to_ms(start), to_ms(end)
         decode = self._decoder.decode
         for messages in self._records(self._tenant.events_topic, start):
             batch: list[CanonicalEvent] = []
@@ -171,11 +170,11 @@ class BusWindow:
             for batch in self._read({first.partition: (first.offset, first.offset + 1)}, first.topic)
             for message in batch
         ]
-        return _EPOCH + found[0].timestamp()[1] * _MILLISECOND if found else now
+        return from_ms(found[0].timestamp()[1]) if found else now
 
     def _records(self, topic: str, since: datetime) -> Iterator[list[Message]]:
         """Records from the first one published at ``since`` less the margin to the watermark of now."""
-        since_ms = max((since - MARGIN - _EPOCH) // _MILLISECOND, 0)
+        since_ms = max(to_ms(since - MARGIN), 0)
         try:
             wanted = [TopicPartition(topic, found.partition, since_ms) for found in self._partitions(topic)]
             starts = self._consumer.offsets_for_times(wanted, timeout=_TIMEOUT_S) if wanted else []

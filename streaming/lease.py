@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects import postgresql, sqlite
 
-from streaming.state import lease
+from streaming.state import insert, lease
 
 log = structlog.get_logger()
 
@@ -139,8 +138,7 @@ class LeaseKeeper:
         return now - seen.since >= self._ttl
 
     def _insert(self, connection: sa.Connection, name: str) -> bool:
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        row = insert(lease).values(name=name, holder=self.holder, epoch=1, beat=0).on_conflict_do_nothing()
+        row = insert(connection, lease).values(name=name, holder=self.holder, epoch=1, beat=0).on_conflict_do_nothing()
         return connection.execute(row).rowcount == 1
 
     def _claim(self, connection: sa.Connection, row: sa.Row[tuple[str, str, int, int]]) -> bool:

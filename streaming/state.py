@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 
 from streaming.errors import ConfigurationError, ServiceUnavailableError
@@ -103,6 +104,11 @@ def open_state(url: str) -> sa.Engine:
             raise ServiceUnavailableError(msg) from None
         break
     return engine
+
+
+def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that can say what becomes of a row that is there already (``on_conflict_…``), on either database."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def _sqlite_pragmas(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:

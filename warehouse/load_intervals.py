@@ -11,12 +11,13 @@ from itertools import pairwise
 
 import sqlalchemy as sa
 
+from streaming.instants import EPOCH, from_ms, to_ms
 from warehouse import quality, scratch, tables
 from warehouse.engine import Warehouse, writer
 from warehouse.ledger import LoadResult, LoadRun, last_arrival, last_load, load_run
 from warehouse.statements import run as execute
 from warehouse.statements import statements
-from warehouse.windows import EPOCH, Window, floor, from_ms, require_grid, to_ms, to_utc
+from warehouse.windows import Window, floor, require_grid, to_utc
 
 _SCRATCH = (
     scratch.conversation_scope,

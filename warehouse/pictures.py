@@ -11,8 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from streaming.instants import EPOCH
 from warehouse.statements import statements
-from warehouse.windows import EPOCH, Window
+from warehouse.windows import Window
 
 _OFFERED, _ANSWERED, _ABANDONED = "#9db4c8", "#1f5f8b", "#c8553d"
 _INK, _MUTED, _GRID = "#22303c", "#5d6b78", "#dfe5ea"

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from streaming.instants import EPOCH, from_ms, to_ms
 from warehouse.errors import WindowError
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +88,6 @@ def to_utc(instant: datetime, name: str) -> datetime:
         msg = f"{name} is {instant.isoformat()}: events are dated from 1970 on, give a later instant"
         raise WindowError(msg)
     return instant
-
-
-def to_ms(instant: datetime) -> int:
-    """Epoch ms of an aware instant, without a float on the way."""
-    return (instant - EPOCH) // _MILLISECOND
-
-
-def from_ms(epoch_ms: int) -> datetime:
-    """UTC instant of epoch ms."""
-    return EPOCH + epoch_ms * _MILLISECOND
 
 
 def floor(instant: datetime, interval_minutes: int) -> datetime:

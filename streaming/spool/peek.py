@@ -9,9 +9,9 @@ from pathlib import Path
 
 import structlog
 
-from streaming.errors import ConfigurationError, ServiceUnavailableError
+from streaming.errors import ServiceUnavailableError
 from streaming.spool.batch import unpack
-from streaming.spool.schema import LAYOUT, spool_files
+from streaming.spool.schema import is_laid_out, spool_files
 
 log = structlog.get_logger()
 
@@ -38,7 +38,9 @@ def pending_bodies(folder: Path, tenant_id: str, since_us: int = 0) -> Iterator[
     """
     for path in spool_files(folder):
         with _reading(path) as database:
-            for frames, bodies in database.execute(_PENDING, (tenant_id, since_us)) if _is_ours(database, path) else ():
+            for frames, bodies in (
+                database.execute(_PENDING, (tenant_id, since_us)) if is_laid_out(database, path) else ()
+            ):
                 for event in unpack(frames, bodies):
                     yield event.body
 
@@ -47,7 +49,8 @@ def deferred_bodies(folder: Path, tenant_id: str, since_us: int = 0) -> Iterator
     """Bodies that are set aside; else as :func:`pending_bodies`."""
     for path in spool_files(folder):
         with _reading(path) as database:
-            for (body,) in database.execute(_DEFERRED, (tenant_id, since_us)) if _is_ours(database, path) else ():
+            rows = database.execute(_DEFERRED, (tenant_id, since_us)) if is_laid_out(database, path) else ()
+            for (body,) in rows:
                 yield body
 
 
@@ -60,21 +63,6 @@ def warn_if_missing(folder: Path) -> None:
         log.warning(
             "no spool folder: if receivers run already, this host must mount their volume", spool_dir=str(folder)
         )
-
-
-def _is_ours(database: sqlite3.Connection, path: Path) -> bool:
-    """Whether the tables are there; a receiver that is just starting may not have made them."""
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version == LAYOUT:
-        return True
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if tables:
-        msg = (
-            f"{path}: a spool of layout {version}, this version reads {LAYOUT}; "
-            "let the version that wrote it drain it, or move the file away"
-        )
-        raise ConfigurationError(msg)
-    return False
 
 
 @contextmanager

@@ -115,27 +115,33 @@ def open_file(path: Path, *, durable: bool) -> sqlite3.Connection:
 
 
 def _lay_out(connection: sqlite3.Connection, path: Path) -> None:
-    if _layout(connection) == LAYOUT:
+    if is_laid_out(connection, path):
         return
     connection.execute("BEGIN IMMEDIATE")  # a receiver and a publisher may meet a new file at once
-    found = _layout(connection)
-    if found != LAYOUT:
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables:
-            connection.execute("ROLLBACK")
-            msg = (
-                f"{path}: a spool of layout {found}, this version reads {LAYOUT}; "
-                "let the version that wrote it drain it, or move the file away and reconcile its hours"
-            )
-            raise ConfigurationError(msg)
+    if not is_laid_out(connection, path):
         for statement in _SCHEMA:
             connection.execute(statement)
     connection.execute("COMMIT")
 
 
-def _layout(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return int(version)
+def is_laid_out(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the tables are there; a receiver that is just starting may not have made them.
+
+    Raises:
+        ConfigurationError: the file has the layout of another version.
+    """
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found == LAYOUT:
+        return True
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    # Both are read one after the other: a new file may have been laid out in between.
+    if tables and connection.execute("PRAGMA user_version").fetchone() != (LAYOUT,):
+        msg = (
+            f"{path}: a spool of layout {found}, this version reads {LAYOUT}; "
+            "let the version that wrote it drain it, or move the file away and reconcile its hours"
+        )
+        raise ConfigurationError(msg)
+    return bool(tables)
 
 
 def spool_files(folder: Path) -> list[Path]:

@@ -11,9 +11,9 @@ import pandas as pd
 import sqlalchemy as sa
 
 from schemas.canonical import EventType, event_id
+from streaming.instants import to_ms
 from streaming.sink.landing import SCHEMA, LandingZone
 from warehouse.engine import Warehouse, writer
-from warehouse.windows import to_ms
 
 TOPIC = "ccaaus.events.genesys.bank-north"
 

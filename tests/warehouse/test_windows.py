@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streaming.instants import from_ms, to_ms
 from tests.warehouse.events import at
 from warehouse.errors import WindowError
-from warehouse.windows import Window, ceil, floor, from_ms, to_ms
+from warehouse.windows import Window, ceil, floor
 
 INSTANTS = st.datetimes(
     min_value=datetime(1970, 1, 1),  # noqa: DTZ001 (hypothesis adds the zone)

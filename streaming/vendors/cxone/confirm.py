@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import structlog
@@ -20,6 +20,7 @@ import structlog
 from schemas.canonical import RECOVERED_KEY, CanonicalEvent
 from schemas.normalise import normaliser
 from streaming.errors import BadEventError
+from streaming.instants import from_ms
 from streaming.vendors.cxone.connection import VENDOR
 from streaming.vendors.cxone.contacts import ContactsApi
 from streaming.vendors.cxone.expected import (
@@ -204,7 +205,7 @@ async def ask(
     # From when the states of a contact that is over were asked for.
     since_ms: dict[str, int] = {}
     for window in question.windows():
-        bounds = (_instant(window.start_ms) - margin, _instant(window.end_ms) + margin)
+        bounds = (from_ms(window.start_ms) - margin, from_ms(window.end_ms) + margin)
         rows = {contact: row async for contact, row in _asked_for(contacts.completed(*bounds), question)}
         completed |= rows
         since = bounds[0]
@@ -280,7 +281,3 @@ def _happened(
 
 def _say(error: BadEventError) -> None:
     log.warning("what REST says of a contact makes no event", reason=error.reason, path=error.path)
-
-
-def _instant(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)

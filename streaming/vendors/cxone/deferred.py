@@ -25,6 +25,7 @@ from schemas.normalise import normaliser
 from schemas.registry import Registry
 from streaming.bus_window import MARGIN, BusWindow
 from streaming.errors import CcaasError, ConfigurationError, ServiceUnavailableError, UntrustedError
+from streaming.instants import from_ms
 from streaming.publisher import Publisher
 from streaming.settings import Settings, Tenant, config_file
 from streaming.spool.deferred import DeferredReader, DeferredRow
@@ -292,8 +293,8 @@ class _TenantWork:
         times = [event["timestamp"] for event in self._agreeing(truth)]
         if not times:
             return
-        since = _instant(min(times)) - 2 * _TOLERANCE
-        until = _instant(max(times)) + 2 * _TOLERANCE
+        since = from_ms(min(times)) - 2 * _TOLERANCE
+        until = from_ms(max(times)) + 2 * _TOLERANCE
         known: dict[str, CanonicalEvent] = {}
         tenant_id = self._tenant.tenant_id
         for body in pending_bodies(self._settings.spool_dir, tenant_id, int((since - MARGIN).timestamp() * 1e6)):
@@ -348,10 +349,6 @@ class _TenantWork:
             if time.monotonic() > self._deadline:
                 log.warning("time is up; the next run goes on", tenant_id=self._tenant.tenant_id)
                 return
-
-
-def _instant(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 def _verifies(verifier: Verifier, row: DeferredRow) -> bool:

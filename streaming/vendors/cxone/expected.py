@@ -17,12 +17,13 @@ What a state tells is exact to the second; the rest is derived, and as exact as 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from schemas.canonical import RECOVERED_KEY, CanonicalEvent
 from schemas.normalise import MAX_TIMESTAMP_MS, normaliser
 from streaming.errors import BadEventError
+from streaming.instants import to_ms
 from streaming.vendors.cxone.connection import VENDOR
 
 Json = Any
@@ -30,8 +31,6 @@ Json = Any
 RECONCILED = "reconciled"
 """Value of the metadata key that says how the event came."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 # Of states that began in the same second: cause before effect.
 _RANK = {"PreQueue": 0, "InQueue": 1, "Active": 2}
 # Webhook's name of a field ← names that REST uses for it, the first one given counts.
@@ -225,7 +224,7 @@ def _instant(row: dict[str, Json], names: tuple[str, ...]) -> int:
         msg = f"{path}: missing, but the event can't do without it"
         raise BadEventError(msg, reason="missing_field", path=path)
     try:
-        at_ms = (datetime.fromisoformat(value) - _EPOCH) // _MILLISECOND  # TypeError without an offset
+        at_ms = to_ms(datetime.fromisoformat(value))  # TypeError without an offset
     except (ValueError, TypeError, OverflowError):
         msg = f"{path}: ISO 8601 with an offset is needed"
         raise BadEventError(msg, reason="wrong_type", path=path) from None

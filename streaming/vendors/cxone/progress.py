@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Self
 
 import sqlalchemy as sa
 
 from streaming.errors import ServiceUnavailableError
-from streaming.state import open_state, reconciled_through
+from streaming.instants import from_ms, to_ms
+from streaming.state import insert, open_state, reconciled_through
 from streaming.vendors.cxone.connection import VENDOR
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class ReconciledThrough:
@@ -47,7 +45,7 @@ class ReconciledThrough:
                 found = connection.execute(query).scalar_one_or_none()
         except sa.exc.OperationalError as error:
             raise _unavailable(error) from None
-        return None if found is None else _EPOCH + found * _MILLISECOND
+        return None if found is None else from_ms(found)
 
     def move(self, tenant_id: str, through: datetime) -> None:
         """Note how far a tenant is reconciled; an earlier instant than the stored one changes nothing.
@@ -55,23 +53,20 @@ class ReconciledThrough:
         Raises:
             ServiceUnavailableError: the database does not answer; a later run reads the same window again.
         """
-        through_ms = (through - _EPOCH) // _MILLISECOND
-        values = {"vendor": VENDOR, "tenant_id": tenant_id, "through_ms": through_ms}
-        later = sa.update(reconciled_through).where(*_row(tenant_id), reconciled_through.c.through_ms < through_ms)
-        for is_last in (False, True):
-            try:
-                with self._engine.begin() as connection:
-                    if connection.execute(later.values(through_ms=through_ms)).rowcount:
-                        return
-                    there = sa.select(reconciled_through.c.through_ms).where(*_row(tenant_id))
-                    if connection.execute(there).first() is None:
-                        connection.execute(sa.insert(reconciled_through).values(values))
-                    return
-            except sa.exc.IntegrityError as error:  # another run made the row meanwhile
-                if is_last:
-                    raise _unavailable(error) from None
-            except sa.exc.OperationalError as error:
-                raise _unavailable(error) from None
+        values = {"vendor": VENDOR, "tenant_id": tenant_id, "through_ms": to_ms(through)}
+        try:
+            with self._engine.begin() as connection:
+                row = insert(connection, reconciled_through).values(values)
+                later = row.excluded.through_ms
+                connection.execute(
+                    row.on_conflict_do_update(
+                        index_elements=[reconciled_through.c.vendor, reconciled_through.c.tenant_id],
+                        set_={"through_ms": later},
+                        where=reconciled_through.c.through_ms < later,
+                    )
+                )
+        except sa.exc.OperationalError as error:
+            raise _unavailable(error) from None
 
 
 def _row(tenant_id: str) -> tuple[sa.ColumnElement[bool], ...]:

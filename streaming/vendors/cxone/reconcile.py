@@ -28,6 +28,7 @@ from schemas.registry import Registry
 from streaming.bus_window import BusWindow, DeadLetter
 from streaming.deadletter import dead_letter_headers
 from streaming.errors import BadEventError, ConfigurationError, ServiceUnavailableError
+from streaming.instants import from_ms, to_ms
 from streaming.publisher import Publisher
 from streaming.settings import Settings, Tenant
 from streaming.spool.peek import deferred_bodies, pending_bodies, warn_if_missing
@@ -56,8 +57,6 @@ DEFERRED_COUNTS = timedelta(hours=1)
 
 _REST_TIMEOUT_S = 60
 _SILENT_S = 60.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 def reconcile(
@@ -97,10 +96,10 @@ def reconcile(
         if publish:
             ensure_topics(settings.kafka, [tenant])
         with closing(Registry(settings.registry)) as registry, BusWindow(settings, tenant, registry.decoder()) as bus:
-            reach_ms = _ms(start - timedelta(hours=connection.longest_contact_hours))
+            reach_ms = to_ms(start - timedelta(hours=connection.longest_contact_hours))
             if (complete_since := bus.complete_since()) is not None:
-                reach_ms = max(reach_ms, _ms(complete_since))
-            not_judged = _expect(matching, tenant.tenant_id, states_since_ms, reach_ms, _ms(end) + REST_NEAR_MS)
+                reach_ms = max(reach_ms, to_ms(complete_since))
+            not_judged = _expect(matching, tenant.tenant_id, states_since_ms, reach_ms, to_ms(end) + REST_NEAR_MS)
             progress("too old to be looked for", not_judged)
             _look(settings, tenant, matching, bus, start, now)
             progress("records on the bus that are no events", bus.undecodable)
@@ -110,7 +109,7 @@ def reconcile(
             bad_rows = sum(1 for _ in matching.new_bad())
             ages: Counter[str] = Counter()
             published = 0
-            found = _missing_events(matching, tenant.tenant_id, states_since_ms, ages, _ms(now))
+            found = _missing_events(matching, tenant.tenant_id, states_since_ms, ages, to_ms(now))
             if publish and (missing or bad_rows):
                 published = _publish(
                     Publisher(settings, registry.encoder(), "cxone-reconcile"), tenant, matching, found
@@ -164,9 +163,9 @@ async def _fetch(
         if earliest is not None:
             longest = timedelta(hours=connection.longest_contact_hours)
             # No further back than the first contact began; a minute, since states may be told as earlier than it.
-            since = max(start - longest, _EPOCH + earliest * _MILLISECOND - timedelta(minutes=1))
+            since = max(start - longest, from_ms(earliest) - timedelta(minutes=1))
             await _fetch_states(api, matching, since, end)
-        return api.steady, None if since is None else _ms(since)
+        return api.steady, None if since is None else to_ms(since)
 
 
 async def _fetch_contacts(api: ContactsApi, matching: Matching, start: datetime, end: datetime) -> int | None:
@@ -228,14 +227,14 @@ def _look(  # noqa: PLR0917 (one step of the run, with all that it needs)
     settings: Settings, tenant: Tenant, matching: Matching, bus: BusWindow, start: datetime, now: datetime
 ) -> None:
     """Steps 3 and 4, in this order: what leaves a spool meanwhile is on the bus before its watermark is asked."""
-    since = start if matching.earliest_ms is None else _EPOCH + (matching.earliest_ms - REST_NEAR_MS) * _MILLISECOND
+    since = start if matching.earliest_ms is None else from_ms(matching.earliest_ms - REST_NEAR_MS)
     # What happened since then was not received before, but for clocks that differ.
-    since_us = max(_ms(since - timedelta(minutes=5)), 0) * 1000
+    since_us = max(to_ms(since - timedelta(minutes=5)), 0) * 1000
     for body in pending_bodies(settings.spool_dir, tenant.tenant_id, since_us):
         _see_body(matching, body, tenant.tenant_id, Source.SPOOL)
     # Anybody may have written them. They get an hour to prove themselves; then REST's word is enough, and a webhook
     # that is proven still later is the published event's twin.
-    young_us = _ms(now - DEFERRED_COUNTS) * 1000
+    young_us = to_ms(now - DEFERRED_COUNTS) * 1000
     for body in deferred_bodies(settings.spool_dir, tenant.tenant_id, max(since_us, young_us)):
         _see_body(matching, body, tenant.tenant_id, Source.DEFERRED)
     for letters in bus.dead_letters(min(start, since)):
@@ -243,7 +242,7 @@ def _look(  # noqa: PLR0917 (one step of the run, with all that it needs)
             _see_dead_letter(matching, letter, tenant.tenant_id)
     if matching.latest_ms is None:
         return
-    until = _EPOCH + (matching.latest_ms + REST_NEAR_MS + 1) * _MILLISECOND
+    until = from_ms(matching.latest_ms + REST_NEAR_MS + 1)
     for events in bus.events(since, until):
         matching.see(events, Source.PUSHED)
 
@@ -375,7 +374,3 @@ def _by_type(tally: Tally) -> dict[str, TypeCount]:
         for kind, expected in sorted(tally.expected.items())
         if expected
     }
-
-
-def _ms(instant: datetime) -> int:
-    return (instant - _EPOCH) // _MILLISECOND

@@ -7,10 +7,11 @@ payload and the same id.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from streaming.errors import BadEventError
+from streaming.instants import to_ms
 
 Json = dict[str, Any]
 Message = dict[str, Any]
@@ -18,8 +19,6 @@ Message = dict[str, Any]
 _CONVERSATION = "v2.detail.events.conversation"
 # The agent's leg may begin a moment before the queue's segment ends.
 _SKEW_MS = 2_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _WRAPUP, _ALERT, _HOLD = "wrapup", "alert", "hold"
 
 
@@ -223,4 +222,4 @@ def _upper(segment: Json) -> str | None:
 
 def _ms(instant: str) -> int:
     """ISO 8601 with an offset as epoch ms; TypeError without one."""
-    return (datetime.fromisoformat(instant) - _EPOCH) // _MILLISECOND
+    return to_ms(datetime.fromisoformat(instant))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import orjson
@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 from streaming.errors import CcaasError, ServiceUnavailableError
 from streaming.rest import parse_retry_after
 from streaming.vendors.genesys.api import Channel, GenesysApi
+from streaming.vendors.genesys.background import run_until_exit
 from streaming.vendors.genesys.connection import KINDS, GenesysConnection
 from streaming.vendors.genesys.stream import StreamRefusedError
 from streaming.vendors.genesys.transport import Attempt, Frame
@@ -67,8 +68,8 @@ class WebSocketTransport:
                 exits.push_async_callback(self._give_back, channel)
                 async with attempt():
                     socket = await exits.enter_async_context(_connected(channel))
-                _run_until_exit(exits, self._read(socket, queue))
-            _run_until_exit(exits, self._end_when_due(set(agents), queue))
+                run_until_exit(exits, self._read(socket, queue))
+            run_until_exit(exits, self._end_when_due(set(agents), queue))
             yield _frames(queue)
 
     async def _agents(self) -> list[str]:
@@ -159,16 +160,6 @@ async def _connected(channel: Channel) -> AsyncIterator[ClientConnection]:
         yield socket
     finally:
         await socket.close()
-
-
-def _run_until_exit(exits: AsyncExitStack, coroutine: Coroutine[None, None, None]) -> None:
-    task = asyncio.create_task(coroutine)
-
-    async def end() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    exits.push_async_callback(end)
 
 
 def _topic(data: bytes) -> bytes:

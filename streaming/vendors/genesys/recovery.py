@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from schemas.canonical import RECOVERED_KEY, CanonicalEvent
 from schemas.normalise import normaliser
 from streaming.deadletter import dead_letter_headers
 from streaming.errors import BadEventError, ServiceUnavailableError
+from streaming.instants import to_ms
 from streaming.publisher import Publisher
 from streaming.settings import Tenant
 from streaming.vendors.genesys.api import GenesysApi
@@ -28,7 +29,6 @@ TRANSPORT = "rest"
 _STAGE = "details"
 _POLL_S = 0.01
 _ACK_TIMEOUT_S = 60.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Wanted = Callable[[CanonicalEvent], bool]
 
@@ -109,7 +109,7 @@ class Recovery:
             VendorRefusedError: the vendor finds fault with the query.
         """
         counts, waiting = RecoveryCounts(), [0]
-        bounds = (_ms(start), _ms(end))
+        bounds = (to_ms(start), to_ms(end))
         # A page that moved brings rows again; what is on its way is not sent twice.
         begun: set[str] = set()
         async for row, messages in self._rows(start, end):
@@ -205,7 +205,3 @@ class Recovery:
 
 def _within(event: CanonicalEvent, start_ms: int, end_ms: int) -> bool:
     return start_ms <= event["timestamp"] < end_ms
-
-
-def _ms(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(milliseconds=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -22,9 +22,11 @@ from schemas.normalise import normaliser
 from streaming.acks import AckTracker
 from streaming.deadletter import dead_letter_headers
 from streaming.errors import BadEventError, CcaasError
+from streaming.instants import from_ms, to_ms
 from streaming.publisher import Publisher
 from streaming.settings import Tenant
 from streaming.state import CursorMove
+from streaming.vendors.genesys.background import run_until_exit
 from streaming.vendors.genesys.connection import VENDOR, GenesysOptions
 from streaming.vendors.genesys.reconnect import ConnectPool, Reconnection, RefusedByKafkaError, UnknownCursorError
 from streaming.vendors.genesys.recovery import Recovery
@@ -231,7 +233,7 @@ class TenantStream:
                 if cursor is None or self._gap_ended_at is None:
                     self._gap_ended_at = time.monotonic()
                 self._set_open(is_open=True)
-                reading = _in_background(exits, self._read_frames(frames))
+                reading = run_until_exit(exits, self._read_frames(frames))
                 await self._until_done(reading, self._options.stable_after_seconds)
                 if reading.done():
                     reading.result()
@@ -335,7 +337,7 @@ class TenantStream:
         Yields:
             The end of the part, and the time of the newest event so far, epoch ms.
         """
-        start = datetime.fromtimestamp(since_ms / 1000, UTC) - GAP_MARGIN
+        start = from_ms(since_ms) - GAP_MARGIN
         now = datetime.now(UTC)
         end = min(now + _QUERY_LEAD, start + _MAX_GAP)
         if end < now:
@@ -354,7 +356,7 @@ class TenantStream:
             recovered.labels(self.tenant.tenant_id).inc(count)
             published, newest_ms, begin = published + count, max(newest_ms, counts.newest_ms), until
             part = _PART if counts.found else part * 2
-            yield min(int(until.timestamp() * 1000), _now_ms()), newest_ms
+            yield min(to_ms(until), _now_ms()), newest_ms
         self._log.info("recovered by REST", since=start.isoformat(timespec="seconds"), events=published)
 
     @property
@@ -420,18 +422,6 @@ class TenantStream:
             self._stored = self._stored._replace(gap_ms=int(move.cursor) if move.cursor else None)
         else:
             self._stored = self._stored._replace(cursor=move.cursor)
-
-
-def _in_background(exits: AsyncExitStack, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
-    """Run it until the stack is left."""
-    task = asyncio.create_task(coroutine)
-
-    async def end() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    exits.push_async_callback(end)
-    return task
 
 
 def _now_ms() -> int:
