@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,6 +16,15 @@ _CONNECT = "__connect.errors."
 _OWN = "ccaas.error."
 # A message may quote a field's name; a header is no place for more.
 _MAX_MESSAGE_CHARS = 1_000
+# Of what is grouped by; a record written by somebody else may hold anything.
+_MAX_WORD_CHARS = 100
+_MAX_PATH_CHARS = 300
+# Which element of an array it was makes no kind of its own.
+_INDEX = re.compile(r"\[\d+\]")
+_NATURAL = re.compile(r"[0-9]{1,15}")
+
+FOREIGN = "foreign"
+"""Stage and reason of a record on a dead-letter topic that this platform did not write."""
 
 
 class Origin(NamedTuple):
@@ -63,3 +73,48 @@ def dead_letter_headers(
         }
     kept.extend((key, text.encode()) for key, text in texts.items())
     return kept
+
+
+class Described(NamedTuple):
+    """What the headers of a dead letter say; how it is grouped and selected."""
+
+    transport: str
+    stage: str
+    reason: str
+    path: str
+    message: str
+    attempt: int
+    failed_ms: int
+    """When it failed, epoch ms; the record's time if somebody else wrote it."""
+    is_ours: bool
+    """False for a record that this platform did not write: its stage is ``foreign``."""
+
+
+def described(headers: Iterable[tuple[str, str | bytes | None]], record_ms: int) -> Described:
+    """Read a dead letter's headers. Never raises: anybody may have written the record.
+
+    Args:
+        headers: As Kafka gives them; of a repeated one the last counts.
+        record_ms: Kafka's record time, epoch ms.
+    """
+    texts = {
+        key: value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
+        for key, value in headers
+        if key.startswith((_CONNECT, _OWN))
+    }
+    stage, reason = texts.get(f"{_CONNECT}stage", ""), texts.get(f"{_OWN}reason", "")
+    is_ours = bool(stage and reason and f"{_OWN}transport" in texts)
+    return Described(
+        transport=texts.get(f"{_OWN}transport", "unknown")[:_MAX_WORD_CHARS],
+        stage=stage[:_MAX_WORD_CHARS] if is_ours else FOREIGN,
+        reason=reason[:_MAX_WORD_CHARS] if is_ours else FOREIGN,
+        path=_INDEX.sub("[]", texts.get(f"{_OWN}path", ""))[:_MAX_PATH_CHARS],
+        message=texts.get(f"{_CONNECT}exception.message", "")[:_MAX_MESSAGE_CHARS],
+        attempt=_natural(texts.get(f"{_OWN}attempt", ""), 1),
+        failed_ms=_natural(texts.get(f"{_OWN}time", ""), record_ms),
+        is_ours=is_ours,
+    )
+
+
+def _natural(text: str, default: int) -> int:
+    return int(text) if _NATURAL.fullmatch(text) else default

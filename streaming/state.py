@@ -58,6 +58,25 @@ reconciled_through = sa.Table(
     sa.Column("through_ms", sa.BigInteger, nullable=False),
 )
 
+# What services noticed and people are to be told: an outbox, so that a burst becomes one alert and none is lost.
+drift = sa.Table(
+    "drift",
+    metadata,
+    sa.Column("vendor", sa.String(100), primary_key=True),
+    sa.Column("tenant_id", sa.String(100), primary_key=True),
+    # failure or unmapped_field
+    sa.Column("kind", sa.String(30), primary_key=True),
+    # Of a failure its stage, reason and path; of a field its metadata key. Shortened.
+    sa.Column("what", sa.String(500), primary_key=True),
+    # Of a failure the hour, epoch ms; of a field 0, since it is new only once.
+    sa.Column("hour_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+    # Of one such event: native type, message. JSON.
+    sa.Column("sample", sa.Text, nullable=False),
+    sa.Column("noticed_ms", sa.BigInteger, nullable=False),
+    # When it was told, epoch ms; NULL while it waits.
+    sa.Column("told_ms", sa.BigInteger, index=True),
+)
+
 _POSTGRESQL_TIMEOUTS = {
     "connect_timeout": 10,
     "options": "-c statement_timeout=15000",

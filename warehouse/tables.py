@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Date, DateTime, Index, Integer, MetaData, Table, Text
 
 metadata = MetaData()
 
@@ -205,4 +205,95 @@ landed_files = Table(
     _key("status", "loaded, or quarantined if it could not be read"),
     _text("error", "Why it was quarantined"),
     Column("load_id", BigInteger, doc="Load that took it; NULL if quarantined"),
+)
+
+event_type_days = Table(
+    "event_type_days",
+    metadata,
+    _key("vendor", VENDOR),
+    _key("event_type", "Canonical type"),
+    Column("day", Date, nullable=False, doc="Day of the vendor's time, UTC"),
+    _count("events", "Events of the type on that day"),
+    _count("other_fields", "Metadata fields of the type on that day beyond the bound of fields that are counted"),
+    _postgresql_key("event_type_days_key", "vendor", "event_type", "day"),
+)
+
+metadata_field_usage = Table(
+    "metadata_field_usage",
+    metadata,
+    _key("vendor", VENDOR),
+    _key("event_type", "Canonical type"),
+    Column("day", Date, nullable=False, doc="Day of the vendor's time, UTC"),
+    _key("field", "Metadata key, <vendor>.<path>"),
+    _count("events", "Events with the field"),
+    _count("longs", "Of these, those whose value reads as a long"),
+    _count("doubles", "... as a double and not as a long"),
+    _count("booleans", "... as true or false"),
+    _count("strings", "... as other text, for example 007"),
+    _count("jsons", "... as a JSON object or array"),
+    _postgresql_key("metadata_field_usage_key", "vendor", "event_type", "day", "field"),
+)
+
+promoted_fields = Table(
+    "promoted_fields",
+    metadata,
+    Column("name", Text, primary_key=True, doc="Column of events, and field of the Avro schema"),
+    _key("vendor", VENDOR),
+    _key("field", "Metadata key that it comes from"),
+    _key("type", "long, double, boolean or string"),
+    Column("schema_version", Integer, nullable=False, doc="Version of the schema that has it first"),
+    _instant("promoted_at", "Wall time", nullable=False),
+)
+
+failed_events = Table(
+    "failed_events",
+    metadata,
+    _key("vendor", VENDOR),
+    _key("tenant_id", TENANT),
+    _key("transport", "How the event came: sse, websocket, webhook, rest, kafka; unknown if somebody else wrote it"),
+    _key("stage", "Step that failed, for example normalise; foreign if somebody else wrote the record"),
+    _key("reason", "Stable word, for example missing_field"),
+    _key("path", "Path of the field in the vendor's message; empty if the message as a whole is meant"),
+    _key("event_type", "The vendor's own name of the event; empty if it can't be read"),
+    _instant("hour", "Hour of the failure, UTC", nullable=False),
+    _count("events", "Dead letters"),
+    _count("replayed", "Of these, those that a replay published"),
+    _count("failed_again", "... that failed again; they are dead letters anew, with a greater attempt"),
+    _count("parked", "... that are not tried again by themselves"),
+    Column("attempt", Integer, nullable=False, doc="Greatest number of attempts"),
+    _instant("first_seen", "Earliest failure", nullable=False),
+    _instant("last_seen", "Latest failure", nullable=False),
+    _text("message", "What was wrong, of the sample"),
+    _text("sample", "Beginning of one of the originals; bytes that are no UTF-8 are replaced"),
+    _text("sample_topic", "Where the sample lies on Kafka"),
+    Column("sample_partition", Integer, doc="Its partition"),
+    Column("sample_offset", BigInteger, doc="Its offset"),
+    _postgresql_key(
+        "failed_events_key", "vendor", "tenant_id", "transport", "stage", "reason", "path", "event_type", "hour"
+    ),
+)
+
+dead_letter_replays = Table(
+    "dead_letter_replays",
+    metadata,
+    _key("run_id", "The replay's run, for example of Prefect"),
+    _key("vendor", VENDOR),
+    _key("tenant_id", TENANT),
+    _key("outcome", "replayed, failed_again or parked"),
+    _key("stage", "Of the dead letters before the replay"),
+    _key("reason", "Of the dead letters before the replay"),
+    _key("path", "Of the dead letters before the replay"),
+    _count("events", "Dead letters"),
+    _instant("first_at", "Wall time of the first of them", nullable=False),
+    _instant("last_at", "Wall time of the last of them", nullable=False),
+    _text("fixups", "Fix-ups that were applied, JSON"),
+    _postgresql_key("dead_letter_replays_key", "run_id", "vendor", "tenant_id", "outcome", "stage", "reason", "path"),
+)
+
+consumed_offsets = Table(
+    "consumed_offsets",
+    metadata,
+    Column("topic", Text, primary_key=True, doc="Topic that a load reads from Kafka by itself"),
+    Column("partition", Integer, primary_key=True, autoincrement=False, doc="Partition"),
+    Column("next_offset", BigInteger, nullable=False, doc="Everything before it is in the warehouse"),
 )
