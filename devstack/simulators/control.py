@@ -105,7 +105,7 @@ class Control:
         for name, act in self._at_once.items():
             if getattr(orders, name) is not None:
                 act(orders)
-        return JSONResponse(self._misbehaviour.orders.model_dump(exclude=set(AT_ONCE)))
+        return JSONResponse(self._misbehaviour.orders.model_dump(mode="json", exclude=set(AT_ONCE)))
 
     async def _show(self, _: Request) -> Response:
         return JSONResponse(self._report())

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from streaming.instants import to_ms
 
 _HIDING_SHARE = 1 / 3
 
@@ -37,12 +39,24 @@ class Reorder(_Part):
 
 
 class Fields(_Part):
-    """Changes to messages. Paths are dotted; ``retype`` makes text a list of it, anything else its text."""
+    """Changes to messages. Paths are dotted; ``retype`` makes text a list of it, anything else its text.
+
+    ``start`` and ``end`` limit them to events of that span of event time; ``rename`` gives a field another name in its
+    place.
+    """
 
     share: Share = 1
     add: dict[str, Any] = Field(default_factory=dict)
     remove: tuple[str, ...] = ()
     retype: tuple[str, ...] = ()
+    rename: dict[str, str] = Field(default_factory=dict)
+    start: AwareDatetime | None = None
+    end: AwareDatetime | None = None
+
+    def concerns(self, at_ms: int) -> bool:
+        """Whether an event of that time, epoch ms, is within the span."""
+        starts = self.start is None or at_ms >= to_ms(self.start)
+        return starts and (self.end is None or at_ms < to_ms(self.end))
 
     def change(self, document: dict[str, Any]) -> None:
         """Change a message in place."""
@@ -58,6 +72,10 @@ class Fields(_Part):
             node, leaf = _reach(document, path)
             if node is not None and leaf in node:
                 node[leaf] = [node[leaf]] if isinstance(node[leaf], str) else str(node[leaf])
+        for path, name in self.rename.items():
+            node, leaf = _reach(document, path)
+            if node is not None and leaf in node:
+                node[name] = node.pop(leaf)
 
 
 class Refuse(_Part):
@@ -92,7 +110,8 @@ class Orders(_Part):
 
     The others stand until they are given anew: a share of 0, or ``null`` for a group, ends one. ``kinds`` limits them
     to native events of these names. ``pages`` ``shuffle``: the first row of a REST query's result comes and goes
-    between its pages. ``jwks``: what the key endpoint answers.
+    between its pages. ``jwks``: what the key endpoint answers. ``hold_at``: no event of that time or a later one goes
+    out until the order ends.
     """
 
     seed: int = 0
@@ -106,6 +125,7 @@ class Orders(_Part):
     unknown_key: Share = 0
     pages: Literal["shuffle", "steady"] = "steady"
     jwks: Literal["good", "empty", "bad_algorithm", "down"] = "good"
+    hold_at: AwareDatetime | None = None
     disconnect: Literal[True] | None = None
     refuse: Refuse | None = None
     rotate_keys: RotateKeys | None = None
@@ -165,10 +185,17 @@ class Misbehaviour:
             return 0
         return 1 + int(self._draw("reorder.places", index) * reorder.places)
 
-    def fields(self, kind: str, index: int) -> Fields | None:
+    def fields(self, kind: str, index: int, at_ms: int) -> Fields | None:
         """The changes to its message, if any."""
         fields = self.orders.fields
-        return fields if fields is not None and self._hits("fields", kind, index, fields.share) else None
+        if fields is None or not fields.concerns(at_ms):
+            return None
+        return fields if self._hits("fields", kind, index, fields.share) else None
+
+    def held_ms(self, now_ms: int) -> int:
+        """The time up to which events may go out now, epoch ms."""
+        hold_at = self.orders.hold_at
+        return now_ms if hold_at is None else min(now_ms, to_ms(hold_at) - 1)
 
     def signs_wrongly(self, kind: str, index: int) -> Literal["wrong", "unknown"] | None:
         """Whether it is signed with a key other than the one it names, or with one that was never published."""

@@ -127,9 +127,10 @@ class Replay:
                 now_ms = min(upcoming, self._due[0][0]) if self._due else upcoming
             else:
                 now_ms = clock.now_ms()
-            await self._release_until(now_ms)
-            clock.advance(now_ms)
-            await asyncio.sleep(0 if clock.is_unpaced else _TICK_S)
+            until_ms = self._misbehaviour.held_ms(now_ms)
+            await self._release_until(until_ms)
+            clock.advance(until_ms)
+            await asyncio.sleep(0 if clock.is_unpaced and until_ms == now_ms else _TICK_S)
         clock.advance(clock.end_ms)
         if not clock.is_unpaced:
             await asyncio.sleep((clock.end_ms - clock.now_ms()) / 1000 / clock.speed + _TICK_S)
@@ -169,7 +170,7 @@ class Replay:
             faults["reordered"] += 1
             due_ms, rank = max(due_ms, self._schedule[overtaker].at_ms), overtaker + 0.5
         self.clock.extend(due_ms + _AFTER_THE_LAST_MS)
-        fields, signs_wrongly = plan.fields(kind, index), plan.signs_wrongly(kind, index)
+        fields, signs_wrongly = plan.fields(kind, index, occurrence.at_ms), plan.signs_wrongly(kind, index)
         faults["changed"] += fields is not None
         faults["wrongly_signed"] += signs_wrongly is not None
         release = Release(index, occurrence, fields, signs_wrongly)

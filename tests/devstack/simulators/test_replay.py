@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 from pydantic import ValidationError
@@ -128,10 +129,10 @@ def test_orders_stand_until_given_anew() -> None:
     misbehaviour.obey(Orders.model_validate({"drop": 1, "fields": {"remove": ["x"]}}))
     misbehaviour.obey(Orders.model_validate({"duplicate": 1}))
     assert misbehaviour.drops("k", 0)
-    assert misbehaviour.fields("k", 0) is not None
+    assert misbehaviour.fields("k", 0, 0) is not None
     misbehaviour.obey(Orders.model_validate({"drop": 0, "fields": None}))
     assert not misbehaviour.drops("k", 0)
-    assert misbehaviour.fields("k", 0) is None
+    assert misbehaviour.fields("k", 0, 0) is None
     assert misbehaviour.duplicates("k", 0)
 
 
@@ -145,6 +146,43 @@ def test_fields_are_added_removed_and_retyped() -> None:
         "kept": 2,
         "top": None,
     }
+
+
+def test_fields_are_renamed_in_a_span_of_event_time() -> None:
+    document = {"a": {"old": 1, "other": 2}, "old": 3}
+    Fields.model_validate({"rename": {"a.old": "new", "a.none": "x", "no.where": "y"}}).change(document)
+    assert document == {"a": {"new": 1, "other": 2}, "old": 3}
+    misbehaviour = Misbehaviour()
+    span = {"start": "1970-01-01T00:00:01Z", "end": "1970-01-01T00:00:02Z"}
+    misbehaviour.obey(Orders.model_validate({"fields": {"rename": {"a": "b"}, **span}}))
+    assert [misbehaviour.fields("k", 0, at_ms) is not None for at_ms in (999, 1000, 1999, 2000)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+async def test_events_are_held_until_the_order_ends() -> None:
+    misbehaviour = Misbehaviour()
+    hold_ms = SCHEDULE[100].at_ms
+    misbehaviour.obey(Orders.model_validate({"hold_at": datetime.fromtimestamp(hold_ms / 1000, UTC)}))
+    released: list[Release] = []
+
+    async def release(event: Release) -> None:
+        released.append(event)
+
+    replay = Replay(SCHEDULE, misbehaviour, release)
+    replay.start(0)
+    running = asyncio.create_task(replay.run())
+    await asyncio.sleep(0.2)
+    held = sum(occurrence.at_ms < hold_ms for occurrence in SCHEDULE)
+    assert 0 < held < len(SCHEDULE)
+    assert places(released) == list(range(held))
+    assert replay.clock.now_ms() < hold_ms
+    misbehaviour.obey(Orders.model_validate({"hold_at": None}))
+    await asyncio.wait_for(running, 20)
+    assert len(released) == len(SCHEDULE)
 
 
 def test_refusals_end_after_their_number_or_time() -> None:
