@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from bench import ack, flood, latency, machine, normalise, reconcile, spool
+from bench import ack, broken, flood, latency, machine, normalise, reconcile, spool
 from bench.harness import Figure, as_table
 from bench.lab import Lab
 
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Lab, int], list[Figure]]] = {
     "spool": spool.run,
     "reconcile": reconcile.run,
     "flood": flood.run,
+    "broken": broken.run,
 }
 """Name → benchmark. A new one is a module with ``run(lab, rounds)`` and a line here."""
 
@@ -43,7 +44,7 @@ def main() -> int:
     if not console.is_terminal:
         console = Console(width=180)
     results: dict[str, list[Figure]] = {}
-    broken: dict[str, str] = {}
+    failed: dict[str, str] = {}
     _limit(_LIMIT_S + _LIMIT_PER_ROUND_S * arguments.rounds)
     began = datetime.now(UTC)
     with machine.work_folder() as folder:
@@ -59,13 +60,13 @@ def main() -> int:
                     results[name] = BENCHMARKS[name](lab, arguments.rounds)
                 except Exception as error:  # noqa: BLE001 (whatever broke one benchmark, the others are still wanted)
                     traceback.print_exc()
-                    broken[name] = f"{type(error).__name__}: {error}"
+                    failed[name] = f"{type(error).__name__}: {error}"
     console.print(as_table(results))
-    for name, why in broken.items():
+    for name, why in failed.items():
         console.print(f"[bold red]{name} is broken[/]: {why}")
     if arguments.report:
-        arguments.report.write_bytes(orjson.dumps(_report(began, facts, results, broken), option=orjson.OPT_INDENT_2))
-    return 1 if broken else 0
+        arguments.report.write_bytes(orjson.dumps(_report(began, facts, results, failed), option=orjson.OPT_INDENT_2))
+    return 1 if failed else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -95,10 +96,10 @@ def _limit(seconds: int) -> None:
 
 
 def _report(
-    began: datetime, facts: dict[str, Any], results: dict[str, list[Figure]], broken: dict[str, str]
+    began: datetime, facts: dict[str, Any], results: dict[str, list[Figure]], failed: dict[str, str]
 ) -> dict[str, Any]:
     figures = [{"benchmark": name, **figure.as_json()} for name, found in results.items() for figure in found]
-    return {"began": began.isoformat(timespec="seconds"), "machine": facts, "figures": figures, "broken": broken}
+    return {"began": began.isoformat(timespec="seconds"), "machine": facts, "figures": figures, "broken": failed}
 
 
 if __name__ == "__main__":

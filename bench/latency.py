@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
@@ -54,17 +54,33 @@ def run(lab: Lab, rounds: int) -> list[Figure]:
     with ExitStack() as running:
         # Left last: when a round is broken off, the end of the vendor's process ends the request that waits for it.
         pool = running.enter_context(ThreadPoolExecutor(1))
-        vendor_port = _start(lab, running)
-        decoder = Registry(RegistrySettings(url=lab.stack.registry_url)).decoder()
-        consumer = running.enter_context(_consumer(lab.stack.bootstrap_servers))
-        count = RATE * (_WARM_UP + _SECONDS)
-        measured = []
-        for number in range(rounds):
-            first = number * count
-            sending = pool.submit(_send, vendor_port, first)
-            arrivals = _collect(consumer, sending, count)
-            measured.append(_evaluate(arrivals, decoder, first, count))
+        path = Path(lab, running)
+        measured = [path.round(pool) for _ in range(rounds)]
     return _figures(measured)
+
+
+class Path:
+    """The platform's services between the simulated vendors and a consumer.
+
+    Args:
+        lab: Where they run.
+        running: Ends them.
+        further: Settings of further tenants, TOML; called with the vendor's URL.
+    """
+
+    def __init__(self, lab: Lab, running: ExitStack, further: Callable[[str], str] = lambda _: "") -> None:
+        self._vendor_port = _start(lab, running, further)
+        self._decoder = Registry(RegistrySettings(url=lab.stack.registry_url)).decoder()
+        self._consumer = running.enter_context(_consumer(lab.stack.bootstrap_servers))
+        self._next = 0
+
+    def round(self, pool: ThreadPoolExecutor, broken: int = 0) -> Round:
+        """Send at the rate, and meanwhile so many broken webhooks of another tenant for each event."""
+        count = RATE * (_WARM_UP + _SECONDS)
+        first, self._next = self._next, self._next + count
+        sending = pool.submit(_send, self._vendor_port, first, broken)
+        arrivals = _collect(self._consumer, sending, count)
+        return _evaluate(arrivals, self._decoder, first, count)
 
 
 def _figures(measured: list[Round]) -> list[Figure]:
@@ -87,14 +103,15 @@ def _figures(measured: list[Round]) -> list[Figure]:
     ]
 
 
-def _start(lab: Lab, running: ExitStack) -> int:
+def _start(lab: Lab, running: ExitStack, further: Callable[[str], str]) -> int:
     receiver, publisher, ingest, vendor = (free_port() for _ in range(4))
     url = f"http://127.0.0.1:{vendor}"
     config = lab.configure(
         "latency",
         f"[receiver]\nport = {receiver}\n[health]\ncxone_publisher = {publisher}\ngenesys_ingest = {ingest}\n"
         + genesys_tenant(TENANT, url)
-        + cxone_tenant(TENANT, url),
+        + cxone_tenant(TENANT, url)
+        + further(url),
     )
     running.enter_context(lab.module("vendor", ["bench.vendor", str(vendor), str(receiver)], vendor))
     for name, port in (("cxone-receiver", receiver), ("cxone-publisher", publisher), ("genesys-ingest", ingest)):
@@ -136,11 +153,11 @@ def _consumer(bootstrap_servers: str) -> Iterator[Consumer]:
         consumer.close()
 
 
-def _send(vendor_port: int, first: int) -> int:
+def _send(vendor_port: int, first: int, broken: int) -> int:
     seconds = _WARM_UP + _SECONDS
     answer = httpx.post(
         f"http://127.0.0.1:{vendor_port}/run",
-        params={"rate": RATE, "seconds": seconds, "first": first},
+        params={"rate": RATE, "seconds": seconds, "first": first, "broken": broken},
         timeout=seconds + 60,
         trust_env=False,
     )

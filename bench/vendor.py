@@ -1,7 +1,8 @@
 """Both vendors for ``latency``, in a process of their own: a stream and webhooks, at a steady rate.
 
-``python -m bench.vendor PORT RECEIVER_PORT`` serves the vendors' paths and ``POST /run?rate=…&seconds=…&first=…``,
-which sends and answers, when all is sent, with the number of events. Every event carries in fields that no rule maps
+``python -m bench.vendor PORT RECEIVER_PORT`` serves the vendors' paths and ``POST /run`` with ``rate``, ``seconds``,
+``first`` and ``broken``: it sends and answers, when all is sent, with the number of events. Beside each of them another
+tenant sends ``broken`` webhooks that are no events. Every event carries in fields that no rule maps
 its number (``benchSeq``) and the time at which it was due (``benchDueNs``, monotonic ns: system-wide). Due, not sent:
 a sender that is late because something before it blocks makes the figure worse, not better.
 """
@@ -30,6 +31,7 @@ _CONNECTIONS = 64
 _EXPECTED = b'{"status":"accepted"}'
 _WAIT_SECONDS = 20.0
 TENANT = "bench-latency"
+BROKEN_TENANT = "bench-broken"
 _KINDS = ("started", "queued", "assigned")
 
 
@@ -142,12 +144,12 @@ def make_app(receiver_port: int) -> FastAPI:
         return StreamingResponse(stream.read(request.headers.get("last-event-id")), media_type="text/event-stream")
 
     @app.post("/run")
-    async def run(rate: int, seconds: float, first: int) -> dict[str, int]:
+    async def run(rate: int, seconds: float, first: int, broken: int = 0) -> dict[str, int]:
         webhooks = Webhooks()
         await webhooks.connect(receiver_port)
         try:
             count = int(rate * seconds)
-            await _send(stream, webhooks, rate, range(first, first + count))
+            await _send(stream, webhooks, rate, range(first, first + count), broken)
             await webhooks.settle()
         finally:
             webhooks.close()
@@ -156,8 +158,8 @@ def make_app(receiver_port: int) -> FastAPI:
     return app
 
 
-async def _send(stream: Stream, webhooks: Webhooks, rate: int, numbers: range) -> None:
-    """Events of both vendors in turn, each when it is due."""
+async def _send(stream: Stream, webhooks: Webhooks, rate: int, numbers: range, broken: int) -> None:
+    """Events of both vendors in turn, each when it is due, with so many broken ones of another tenant after each."""
     begin = time.monotonic_ns() + 50_000_000
     for index, number in enumerate(numbers):
         due = begin + index * 1_000_000_000 // rate
@@ -169,6 +171,11 @@ async def _send(stream: Stream, webhooks: Webhooks, rate: int, numbers: range) -
             stream.send(_genesys(kind, number, stamp))
         else:
             webhooks.send(webhook_request(TENANT, _cxone(kind, number, stamp)))
+        for part in range(broken):
+            # A core field was renamed: well-formed, signed, and no event.
+            message = _cxone("queued", number, {"part": part})
+            message["contact_id"] = message.pop("contactId")
+            webhooks.send(webhook_request(BROKEN_TENANT, message))
 
 
 def _genesys(kind: str, number: int, stamp: dict[str, int]) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class CallReplay:
         clients: Further client properties of Kafka and of the registry, for a cluster that exists.
         replication_factor: Of the topics.
         genesys_options: Of ``[vendors.genesys]``: waits of wall time that suit the replay's speed.
+        registry_options: Further ones of ``[registry]``.
 
     Raises:
         ConfigurationError: the trace is no trace.
@@ -110,6 +111,7 @@ class CallReplay:
         clients: tuple[Mapping[str, SecretStr], Mapping[str, SecretStr]] = ({}, {}),
         replication_factor: int = 1,
         genesys_options: Mapping[str, float] | None = None,
+        registry_options: Mapping[str, str | float] | None = None,
     ) -> None:
         self.stack = stack
         self.folder = folder.absolute()
@@ -129,6 +131,7 @@ class CallReplay:
         self._clients = clients
         self._replication_factor = replication_factor
         self._genesys_options = genesys_options or {}
+        self._registry_options = registry_options or {}
         self._secret = secrets.token_hex(16)
 
     @property
@@ -230,6 +233,7 @@ class CallReplay:
     def _toml(self) -> str:
         genesys, cxone, ports = self.urls["genesys"], self.urls["cxone"], self.ports
         options = "\n".join(f"{key} = {value}" for key, value in self._genesys_options.items())
+        registry = "\n".join(f"{key} = {json.dumps(value)}" for key, value in self._registry_options.items())
         return f"""# Written for a replay; the settings of a real installation are in docs/configuration.md.
 data_dir = {_text(str(self.folder / "data"))}
 
@@ -241,6 +245,7 @@ replication_factor = {self._replication_factor}
 {_table(self._clients[0])}
 [registry]
 url = {_text(self.stack.registry_url)}
+{registry}
 [registry.client]
 {_table(self._clients[1])}
 

@@ -159,7 +159,7 @@ class Normaliser:
                 value = read(document)
             except _Unfit as unfit:
                 path, given = unfit.args
-                metadata[f"{self.vendor}.{self._shown(path)}"] = _text(given, path)
+                metadata[f"{self.vendor}.{self._shown(path)}"] = _text(given)
             else:
                 if value is not None:
                     payload[key] = value
@@ -185,7 +185,7 @@ class Normaliser:
         """Put the leaves of the document that the event does not carry under their paths.
 
         Raises:
-            BadEventError: they would make a record that Kafka refuses, or are nested too deeply to be written.
+            BadEventError: they would make a record that Kafka refuses.
         """
         left = _MAX_METADATA_CHARS
         # A stack of ours: a vendor's nesting costs no recursion.
@@ -200,7 +200,7 @@ class Normaliser:
                     stack.append((f"{prefix}{key}.", value, below, depth + 1))
                     continue
                 path = f"{prefix}{key}"
-                text = _text(value, path)
+                text = _text(value)
                 name = f"{self.vendor}.{self._shown(path)}"
                 if name in metadata:
                     name = f"{self.vendor}.{path}"
@@ -433,12 +433,35 @@ def _type_name(value: Json) -> str:
     return names.get(type(value), "an object")
 
 
-def _text(value: Json, path: str) -> str:
+def _text(value: Json) -> str:
     """Strings as they are, anything else as its JSON."""
     if isinstance(value, str):
         return value
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # what was read may be nested deeper than what can be written
-        msg = f"{path}: nested too deeply"
-        raise BadEventError(msg, reason="too_deep", path=path) from None
+    except TypeError:  # it reads 1,024 levels, but writes only 254
+        return _deep_text(value)
+
+
+def _deep_text(value: Json) -> str:
+    """The JSON of what is nested deeper than orjson writes, by a stack of ours instead of recursion."""
+    parts: list[str] = []
+    # What is still to be written, the next one last; text of the JSON itself is marked.
+    left: list[tuple[Json, bool]] = [(value, False)]
+    while left:
+        item, is_text = left.pop()
+        if is_text:
+            parts.append(item)
+        elif isinstance(item, dict):
+            left.append(("}", True))
+            for number, (key, below) in enumerate(reversed(item.items()), 1 - len(item)):
+                left += [(below, False), (f"{',' if number else ''}{orjson.dumps(key).decode()}:", True)]
+            left.append(("{", True))
+        elif isinstance(item, list):
+            left.append(("]", True))
+            for number, below in enumerate(reversed(item), 1 - len(item)):
+                left += [(below, False), ("," if number else "", True)]
+            left.append(("[", True))
+        else:
+            parts.append(orjson.dumps(item).decode())
+    return "".join(parts)

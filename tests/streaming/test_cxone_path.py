@@ -101,6 +101,46 @@ def test_events_dead_letters_and_headers_on_the_bus(path: CxonePath) -> None:
     assert "__connect.errors.topic" not in reason
 
 
+def test_bad_input_is_an_event_or_a_dead_letter_and_the_next_goes_on(path: CxonePath) -> None:
+    good = cxone("QUEUE_ENTERED")
+    deep = b'{"d":' * 1_000 + b"1" + b"}" * 1_000
+    room = 1_048_576 - len(raw(good | {"contactId": "full", "note": ""}))
+    become_events = {
+        "many": raw(good | {"contactId": "many"} | {f"key{number}": number for number in range(10_000)}),
+        "deep": raw(good | {"contactId": "deep", "nested": 0}).replace(b'"nested": 0', b'"nested": ' + deep),
+        "ours": raw(good | {"contactId": "ours", "ccaas.native_type": "forged", "ccaas.recovered": "reconciled"}),
+        "nulls": raw(good | {"contactId": "nulls", "agentId": None, "mediaType": None, "fromAddr": None}),
+        "full": raw(good | {"contactId": "full", "note": "x" * room}),
+    }
+    become_dead_letters = {
+        raw(good).replace(b"c-1", b"\xff\xfe"): b"unparsable",
+        raw(good).replace(b'"c-1"', b"NaN"): b"unparsable",
+        raw(ended(agentSeconds="100")): b"wrong_type",
+        raw(dict.fromkeys(good)): b"missing_field",
+        raw(good | {"contactId": None}): b"missing_field",
+        raw(good | {"timestamp": "yesterday"}): b"wrong_type",
+    }
+    assert len(become_events["full"]) == 1_048_576
+    assert path.post(become_events["full"] + b" ") == 413
+    for body in (*become_dead_letters, *become_events.values()):
+        assert path.post(body) == 200
+        assert path.post(raw(good)) == 200
+    last = len(become_events) + 1
+    until(lambda: len({item.key() for item in read_all(path.platform, path.events_topic)}) == last, 60, what="events")
+    until(lambda: len(read_all(path.platform, path.dlq_topic)) == len(become_dead_letters), what="dead letters")
+    events = {event["payload"]["conversation_id"]: event for event in read_events(path.platform, path.events_topic)}
+    assert events.keys() == become_events.keys() | {"c-1"}
+    assert len(events["many"]["metadata"]) > 10_000
+    assert events["ours"]["metadata"]["ccaas.native_type"] == "QUEUE_ENTERED"
+    assert events["ours"]["metadata"]["cxone.ccaas.recovered"] == "reconciled"
+    assert "ccaas.recovered" not in events["ours"]["metadata"]
+    assert len(events["full"]["metadata"]["cxone.note"]) == room
+    letters = read_all(path.platform, path.dlq_topic)
+    assert {bytes(item.value() or b""): dict(item.headers() or [])["ccaas.error.reason"] for item in letters} == (
+        become_dead_letters
+    )
+
+
 def test_kill_9_of_every_service_loses_and_doubles_nothing(path: CxonePath) -> None:
     count = 400
     killed = threading.Event()
