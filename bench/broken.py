@@ -5,11 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import httpx
+
 from bench.harness import Figure, Goal, percentile
 from bench.lab import Lab
-from bench.latency import RATE, Path
+from bench.latency import ROUND_SECONDS, Path, Round
 from bench.messages import cxone_tenant
 from bench.vendor import BROKEN_TENANT
+from devstack.ports import free_port
 
 _BROKEN_PER_SECOND = 2_000
 _PEER = "the same path without it"
@@ -20,9 +23,11 @@ _GOAL = Goal(1 / 1.5, "ratio", "at least")
 def run(lab: Lab, rounds: int) -> list[Figure]:
     """Each round measures the path by itself, then beside the broken tenant, on the same running services."""
     with ExitStack() as running:
-        pool = running.enter_context(ThreadPoolExecutor(1))
+        pool = running.enter_context(ThreadPoolExecutor(2))
         path = Path(lab, running, lambda url: cxone_tenant(BROKEN_TENANT, url))
-        pairs = [(path.round(pool), path.round(pool, _BROKEN_PER_SECOND // RATE)) for _ in range(rounds)]
+        port = free_port()
+        running.enter_context(lab.module("broken-vendor", ["bench.vendor", str(port), str(path.receiver_port)], port))
+        pairs = [(path.round(pool), _beside_the_broken(path, pool, port)) for _ in range(rounds)]
     none = Goal(0.0, "worst", "at most")
     disturbed = [found for _, found in pairs]
     return [
@@ -31,6 +36,22 @@ def run(lab: Lab, rounds: int) -> list[Figure]:
         Figure("lost", "events", [found.lost for found in disturbed], goal=none),
         Figure("duplicates", "events", [found.duplicates for found in disturbed], goal=none),
     ]
+
+
+def _beside_the_broken(path: Path, pool: ThreadPoolExecutor, port: int) -> Round:
+    flooding = pool.submit(_flood, port)
+    found = path.round(pool)
+    flooding.result()
+    return found
+
+
+def _flood(port: int) -> None:
+    httpx.post(
+        f"http://127.0.0.1:{port}/flood",
+        params={"rate": _BROKEN_PER_SECOND, "seconds": ROUND_SECONDS},
+        timeout=2 * ROUND_SECONDS + 60,
+        trust_env=False,
+    ).raise_for_status()
 
 
 def _p99(name: str, pairs: list[tuple[list[float], list[float]]]) -> Figure:

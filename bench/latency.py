@@ -24,7 +24,7 @@ from streaming.settings import RegistrySettings
 RATE = 500
 """Events a second, half of them by webhook, half by stream."""
 
-_SECONDS = 30
+ROUND_SECONDS = 35
 _WARM_UP = 5
 _READY_SECONDS = 30.0
 # After the last was sent: an event that has not come by then is lost.
@@ -69,16 +69,16 @@ class Path:
     """
 
     def __init__(self, lab: Lab, running: ExitStack, further: Callable[[str], str] = lambda _: "") -> None:
-        self._vendor_port = _start(lab, running, further)
+        self.receiver_port, self._vendor_port = _start(lab, running, further)
         self._decoder = Registry(RegistrySettings(url=lab.stack.registry_url)).decoder()
         self._consumer = running.enter_context(_consumer(lab.stack.bootstrap_servers))
         self._next = 0
 
-    def round(self, pool: ThreadPoolExecutor, broken: int = 0) -> Round:
-        """Send at the rate, and meanwhile so many broken webhooks of another tenant for each event."""
-        count = RATE * (_WARM_UP + _SECONDS)
+    def round(self, pool: ThreadPoolExecutor) -> Round:
+        """Send at the rate, and collect what comes."""
+        count = RATE * ROUND_SECONDS
         first, self._next = self._next, self._next + count
-        sending = pool.submit(_send, self._vendor_port, first, broken)
+        sending = pool.submit(_send, self._vendor_port, first)
         arrivals = _collect(self._consumer, sending, count)
         return _evaluate(arrivals, self._decoder, first, count)
 
@@ -103,7 +103,8 @@ def _figures(measured: list[Round]) -> list[Figure]:
     ]
 
 
-def _start(lab: Lab, running: ExitStack, further: Callable[[str], str]) -> int:
+def _start(lab: Lab, running: ExitStack, further: Callable[[str], str]) -> tuple[int, int]:
+    """Ports of the receiver and the vendor."""
     receiver, publisher, ingest, vendor = (free_port() for _ in range(4))
     url = f"http://127.0.0.1:{vendor}"
     config = lab.configure(
@@ -117,7 +118,7 @@ def _start(lab: Lab, running: ExitStack, further: Callable[[str], str]) -> int:
     for name, port in (("cxone-receiver", receiver), ("cxone-publisher", publisher), ("genesys-ingest", ingest)):
         running.enter_context(lab.service(name, config, port))
         _wait_ready(name, port)
-    return vendor
+    return receiver, vendor
 
 
 def _wait_ready(name: str, port: int) -> None:
@@ -153,12 +154,11 @@ def _consumer(bootstrap_servers: str) -> Iterator[Consumer]:
         consumer.close()
 
 
-def _send(vendor_port: int, first: int, broken: int) -> int:
-    seconds = _WARM_UP + _SECONDS
+def _send(vendor_port: int, first: int) -> int:
     answer = httpx.post(
         f"http://127.0.0.1:{vendor_port}/run",
-        params={"rate": RATE, "seconds": seconds, "first": first, "broken": broken},
-        timeout=seconds + 60,
+        params={"rate": RATE, "seconds": ROUND_SECONDS, "first": first},
+        timeout=ROUND_SECONDS + 60,
         trust_env=False,
     )
     answer.raise_for_status()

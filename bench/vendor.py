@@ -1,10 +1,12 @@
 """Both vendors for ``latency``, in a process of their own: a stream and webhooks, at a steady rate.
 
-``python -m bench.vendor PORT RECEIVER_PORT`` serves the vendors' paths and ``POST /run`` with ``rate``, ``seconds``,
-``first`` and ``broken``: it sends and answers, when all is sent, with the number of events. Beside each of them another
-tenant sends ``broken`` webhooks that are no events. Every event carries in fields that no rule maps
+``python -m bench.vendor PORT RECEIVER_PORT`` serves the vendors' paths and ``POST /run?rate=…&seconds=…&first=…``,
+which sends and answers, when all is sent, with the number of events. Every event carries in fields that no rule maps
 its number (``benchSeq``) and the time at which it was due (``benchDueNs``, monotonic ns: system-wide). Due, not sent:
 a sender that is late because something before it blocks makes the figure worse, not better.
+
+``POST /flood?rate=…&seconds=…`` sends webhooks of another tenant that are no events; all are signed before the first is
+sent. Ask another process for it than for ``/run``, which it would delay.
 """
 
 from __future__ import annotations
@@ -144,22 +146,51 @@ def make_app(receiver_port: int) -> FastAPI:
         return StreamingResponse(stream.read(request.headers.get("last-event-id")), media_type="text/event-stream")
 
     @app.post("/run")
-    async def run(rate: int, seconds: float, first: int, broken: int = 0) -> dict[str, int]:
+    async def run(rate: int, seconds: float, first: int) -> dict[str, int]:
         webhooks = Webhooks()
         await webhooks.connect(receiver_port)
         try:
             count = int(rate * seconds)
-            await _send(stream, webhooks, rate, range(first, first + count), broken)
+            await _send(stream, webhooks, rate, range(first, first + count))
             await webhooks.settle()
         finally:
             webhooks.close()
         return {"sent": count}
 
+    @app.post("/flood")
+    async def flood(rate: int, seconds: float) -> dict[str, int]:
+        webhooks = Webhooks()
+        await webhooks.connect(receiver_port)
+        try:
+            requests = [_broken(number) for number in range(int(rate * seconds))]
+            async for number in _paced(rate, len(requests)):
+                webhooks.send(requests[number])
+            await webhooks.settle()
+        finally:
+            webhooks.close()
+        return {"sent": len(requests)}
+
     return app
 
 
-async def _send(stream: Stream, webhooks: Webhooks, rate: int, numbers: range, broken: int) -> None:
-    """Events of both vendors in turn, each when it is due, with so many broken ones of another tenant after each."""
+async def _paced(rate: int, count: int) -> AsyncIterator[int]:
+    """Numbers from 0, each when it is due."""
+    begin = time.monotonic_ns() + 50_000_000
+    for number in range(count):
+        if (left := begin + number * 1_000_000_000 // rate - time.monotonic_ns()) > 0:
+            await asyncio.sleep(left / 1e9)
+        yield number
+
+
+def _broken(number: int) -> bytes:
+    """A request that is well-formed and signed, and no event: a core field was renamed."""
+    message = _cxone("queued", number, {})
+    message["contact_id"] = message.pop("contactId")
+    return webhook_request(BROKEN_TENANT, message)
+
+
+async def _send(stream: Stream, webhooks: Webhooks, rate: int, numbers: range) -> None:
+    """Events of both vendors in turn, each when it is due."""
     begin = time.monotonic_ns() + 50_000_000
     for index, number in enumerate(numbers):
         due = begin + index * 1_000_000_000 // rate
@@ -171,11 +202,6 @@ async def _send(stream: Stream, webhooks: Webhooks, rate: int, numbers: range, b
             stream.send(_genesys(kind, number, stamp))
         else:
             webhooks.send(webhook_request(TENANT, _cxone(kind, number, stamp)))
-        for part in range(broken):
-            # A core field was renamed: well-formed, signed, and no event.
-            message = _cxone("queued", number, {"part": part})
-            message["contact_id"] = message.pop("contactId")
-            webhooks.send(webhook_request(BROKEN_TENANT, message))
 
 
 def _genesys(kind: str, number: int, stamp: dict[str, int]) -> dict[str, Any]:
