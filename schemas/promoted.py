@@ -1,0 +1,113 @@
+"""Fields promoted from metadata: optional top-level fields of a schema that say which metadata key they mirror.
+
+A value's text decides its type, since metadata holds text: see :data:`LONG` and the others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from streaming.errors import ConfigurationError
+
+FieldType = Literal["long", "double", "boolean", "string"]
+
+KEY_ATTRIBUTE = "ccaas.metadata_key"
+"""Attribute of an Avro field: the metadata key that it mirrors."""
+
+LONG = r"-?(0|[1-9][0-9]{0,17})"
+"""Text of a long: no leading zeros (``007`` is a string), at most 18 digits, so that every one fits 64 bits."""
+
+DOUBLE = r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?"
+"""Text of a double, a JSON number (RFC 8259 §6). Bounded so that it is finite in every database; a long is one too."""
+
+BOOLEAN = r"true|false"
+"""Text of a boolean. Whatever fits none of these is a string."""
+
+_LONG, _DOUBLE = re.compile(LONG), re.compile(DOUBLE)
+_BOOLEANS = {"true": True, "false": False}
+
+
+class PromotedField(NamedTuple):
+    """A promoted field.
+
+    Attributes:
+        name: Of the Avro field and the warehouse's column, ``{vendor}_{snake_case_path}``.
+        key: The metadata key that it mirrors, ``{vendor}.{path}``.
+        type: Its Avro type beside null.
+    """
+
+    name: str
+    key: str
+    type: FieldType
+
+
+def promoted_fields(schema: str) -> tuple[PromotedField, ...]:
+    """The promoted fields of a schema, in its order.
+
+    Args:
+        schema: Avro schema as JSON text.
+
+    Raises:
+        ConfigurationError: a promoted field has another type than null or one of four.
+    """
+    found = []
+    for field in json.loads(schema).get("fields", ()):
+        key = field.get(KEY_ATTRIBUTE)
+        if key is None:
+            continue
+        match field.get("type"):
+            case ["null", "long" | "double" | "boolean" | "string" as type_]:
+                found.append(PromotedField(field["name"], key, type_))
+            case other:
+                msg = (
+                    f"field {field['name']}: its type is {other}, a promoted one is [null, long|double|boolean|string]"
+                )
+                raise ConfigurationError(msg)
+    return tuple(found)
+
+
+def with_promoted(schema: str, fields: Sequence[PromotedField]) -> str:
+    """The text of the next version: the schema and further promoted fields behind its own.
+
+    Raises:
+        ConfigurationError: a field of that name is there already.
+    """
+    document: dict[str, Any] = json.loads(schema)
+    names = {field["name"] for field in document["fields"]}
+    for field in fields:
+        if field.name in names:
+            msg = f"field {field.name} is in the schema already: give the new one another name"
+            raise ConfigurationError(msg)
+        names.add(field.name)
+        document["fields"].append(
+            {
+                "name": field.name,
+                "type": ["null", field.type],
+                "default": None,
+                "doc": f"Mirrors {field.key} of the metadata; null if it is absent or no {field.type}",
+                KEY_ATTRIBUTE: field.key,
+            }
+        )
+    return _text(document)
+
+
+def _text(document: dict[str, Any]) -> str:
+    """A line for each field, as the first version is written: a diff of two versions shows what came."""
+    fields = ",\n".join(f"    {json.dumps(field, ensure_ascii=False)}" for field in document["fields"])
+    head = {key: value for key, value in document.items() if key != "fields"}
+    lines = "".join(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n" for key, value in head.items())
+    return f'{{\n{lines}  "fields": [\n{fields}\n  ]\n}}\n'
+
+
+def cast(text: str, type_: FieldType) -> int | float | bool | str | None:
+    """A metadata value under a promoted field's type; None if it does not fit."""
+    if type_ == "string":
+        return text
+    if type_ == "long":
+        return int(text) if _LONG.fullmatch(text) else None
+    if type_ == "double":
+        return float(text) if _DOUBLE.fullmatch(text) else None
+    return _BOOLEANS.get(text)
