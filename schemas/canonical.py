@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import uuid
 from enum import StrEnum
 from hashlib import sha1
@@ -10,10 +12,14 @@ from typing import NamedTuple, TypedDict
 
 import orjson
 
+from streaming.errors import ConfigurationError
+
 SUBJECT = "com.enterprise.eventbus.CanonicalCcaaEvent"
 """Registry subject by RecordNameStrategy: the record's full name, one for all tenants."""
 
-_AVRO_DIR = Path(__file__).parent / "avro"
+AVRO_DIR = Path(__file__).parent / "avro"
+"""The project's versions of the schema."""
+
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "eventbus.enterprise.com").bytes
 
 NATIVE_TYPE_KEY = "ccaas.native_type"
@@ -107,13 +113,43 @@ def event_id(vendor: str, tenant_id: str, event_type: EventType, timestamp: int,
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def schema_versions() -> dict[int, str]:
-    """Every version of the Avro schema in the project, by number, as JSON text."""
-    files = _AVRO_DIR.glob("CanonicalCcaaEvent.v*.avsc")
-    return {int(file.stem.rpartition(".v")[2]): file.read_text(encoding="utf-8") for file in sorted(files)}
+CORE_FIELDS: dict[str, object] = {
+    **dict.fromkeys(("event_id", "vendor", "tenant_id", "event_type"), "string"),
+    "timestamp": "long",
+    **{name: {"type": "map", "values": "string"} for name in ("payload", "metadata")},
+}
+"""Fields that every version of the schema has, and their Avro types. What comes later is optional."""
 
 
-def latest_schema() -> str:
-    """The newest Avro schema as JSON text."""
-    versions = schema_versions()
+def schema_versions(folder: Path = AVRO_DIR) -> dict[int, str]:
+    """Every version of the Avro schema in a folder, by number, ascending, as JSON text."""
+    files = {int(file.stem.rpartition(".v")[2]): file for file in folder.glob("CanonicalCcaaEvent.v*.avsc")}
+    return {number: files[number].read_text(encoding="utf-8") for number in sorted(files)}
+
+
+def latest_schema(folder: Path = AVRO_DIR) -> str:
+    """The newest Avro schema of a folder as JSON text."""
+    versions = schema_versions(folder)
     return versions[max(versions)]
+
+
+def write_version(folder: Path, number: int, schema: str) -> Path:
+    """Add a version to a folder, atomically; one that is there with the same content stays as it is.
+
+    Raises:
+        ConfigurationError: the number is taken by another schema.
+        OSError: the folder can't be written.
+    """
+    file = folder / f"CanonicalCcaaEvent.v{number}.avsc"
+    if file.exists():
+        if orjson.loads(file.read_bytes()) != orjson.loads(schema):
+            msg = f"{file} holds another schema than version {number} of the registry: see to it which one is right"
+            raise ConfigurationError(msg)
+        return file
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, prefix=".tmp-", delete=False) as temporary:
+        temporary.write(schema)
+        temporary.flush()
+        os.fsync(temporary.fileno())
+    Path(temporary.name).chmod(0o644)
+    Path(temporary.name).replace(file)
+    return file

@@ -8,13 +8,15 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
-from typing import cast
+from typing import Any
+from typing import cast as typed
 
 import fastavro
 import orjson
 from fastavro.types import Schema
 
-from schemas.canonical import CanonicalEvent
+from schemas.canonical import CORE_FIELDS, CanonicalEvent
+from schemas.promoted import PromotedField, cast, promoted_fields
 from streaming.errors import BadEventError
 
 _HEADER = struct.Struct(">bI")
@@ -32,15 +34,19 @@ class Encoder:
     def __init__(self, schema: str, schema_id: int) -> None:
         self._schema = fastavro.parse_schema(orjson.loads(schema))
         self._header = _HEADER.pack(_MAGIC, schema_id)
+        self.schema_id = schema_id
+        self.promoted = promoted_fields(schema)
 
     def encode(self, event: CanonicalEvent) -> bytes:
-        """The event's bytes on the wire.
+        """The event's bytes on the wire, its promoted fields filled from the metadata.
 
         Raises:
             BadEventError: a value is not of the schema's type (a normaliser's event always is).
         """
         buffer = io.BytesIO()
         buffer.write(self._header)
+        if self.promoted:
+            event = _with_promoted(event, self.promoted)
         try:
             fastavro.schemaless_writer(buffer, self._schema, event)
         except (TypeError, ValueError, KeyError, OverflowError, UnicodeError) as error:
@@ -49,19 +55,33 @@ class Encoder:
         return buffer.getvalue()
 
 
+def _with_promoted(event: CanonicalEvent, fields: tuple[PromotedField, ...]) -> CanonicalEvent:
+    """The event and its promoted fields: a value that does not fit the type is null, and stays in the metadata."""
+    metadata = event["metadata"]
+    filled: dict[str, Any] = {**event}
+    for name, key, type_ in fields:
+        text = metadata.get(key)
+        if text is not None:
+            filled[name] = cast(text, type_)
+    return typed("CanonicalEvent", filled)
+
+
 class Decoder:
     """Decodes canonical events of every registered version into the reader's.
 
     Args:
-        reader_schema: Avro schema that the caller wants to see, as JSON text.
+        reader_schema: Avro schema that the caller wants to see, as JSON text; None: each event as it was written, with
+            its promoted fields beside the core's.
         schema_of: Gives a registered schema's JSON text by its id; its answers are kept, since an id never changes its
             meaning. It may raise ServiceUnavailableError, which passes through, or KeyError for an unknown id.
     """
 
-    def __init__(self, reader_schema: str, schema_of: Callable[[int], str]) -> None:
-        self._reader = fastavro.parse_schema(orjson.loads(reader_schema))
+    def __init__(self, reader_schema: str | None, schema_of: Callable[[int], str]) -> None:
+        self._reader = None if reader_schema is None else fastavro.parse_schema(orjson.loads(reader_schema))
         self._schema_of = schema_of
         self._writers: dict[int, Schema] = {}
+        self.promoted: tuple[PromotedField, ...] = ()
+        """Promoted fields of all schemas seen so far. An event has those of its own."""
 
     def decode(self, raw: bytes | None) -> CanonicalEvent:
         """The event in a record's value.
@@ -88,7 +108,7 @@ class Decoder:
         except Exception as error:  # noqa: BLE001 (fastavro raises what the broken bytes happen to cause)
             msg = f"not Avro of schema {schema_id}: {type(error).__name__}: {error}"
             raise BadEventError(msg, reason="undecodable") from None
-        return cast("CanonicalEvent", event)
+        return typed("CanonicalEvent", event)
 
     def _learn(self, schema_id: int) -> Schema:
         try:
@@ -96,5 +116,13 @@ class Decoder:
         except KeyError:
             msg = f"schema id {schema_id} is unknown to the registry"
             raise BadEventError(msg, reason="unknown_schema") from None
-        self._writers[schema_id] = fastavro.parse_schema(orjson.loads(text))
+        document = orjson.loads(text)
+        fields = document.get("fields", ()) if isinstance(document, dict) else ()
+        types = {field["name"]: field["type"] for field in fields}
+        lacks = [name for name, type_ in CORE_FIELDS.items() if types.get(name) != type_]
+        if lacks:
+            msg = f"schema {schema_id} is of no canonical event: it lacks {', '.join(lacks)}"
+            raise BadEventError(msg, reason="unknown_schema")
+        self._writers[schema_id] = fastavro.parse_schema(document)
+        self.promoted += tuple(field for field in promoted_fields(text) if field not in self.promoted)
         return self._writers[schema_id]

@@ -1,21 +1,31 @@
-"""Schema registry: registration under FULL compatibility, and schemas by id."""
+"""Schema registry: registration under FULL compatibility, versions, and schemas by id."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from schemas.canonical import SUBJECT, latest_schema
+from schemas.canonical import AVRO_DIR, SUBJECT, latest_schema, schema_versions
 from schemas.codec import Decoder, Encoder
+from schemas.compatibility import core_problems, full_problems
+from schemas.promoted import promoted_fields
 from streaming.errors import CcaasError, ConfigurationError, ServiceUnavailableError
 from streaming.settings import RegistrySettings
+
+log = structlog.get_logger()
+T = TypeVar("T")
 
 _CONFLICT = 409
 _NOT_FOUND = 404
 
 
 class IncompatibleSchemaError(CcaasError):
-    """The registry refuses a schema: it is not FULL compatible with the registered ones."""
+    """A schema is not FULL compatible with one that is in use."""
 
 
 class Registry:
@@ -28,6 +38,10 @@ class Registry:
     def __init__(self, settings: RegistrySettings) -> None:
         self._client = SchemaRegistryClient(settings.client_config())
         self._url = settings.url
+        self.folder: Path = settings.schema_dir or AVRO_DIR
+        """The project's versions."""
+        # A version never changes: text and id by number.
+        self._versions: dict[int, tuple[str, int]] = {}
 
     def close(self) -> None:
         """Let go of the connection; decoders made here can learn no further schema."""
@@ -43,16 +57,74 @@ class Registry:
             IncompatibleSchemaError: the registry answers 409.
             ServiceUnavailableError: it can't be reached or answers 5xx.
         """
-        try:
+
+        def register() -> int:
             self._client.set_compatibility(SUBJECT, level="FULL")
             return int(self._client.register_schema(SUBJECT, Schema(schema, "AVRO")))
+
+        try:
+            return self._ask(register)
         except SchemaRegistryError as error:
             if error.http_status_code == _CONFLICT:
                 msg = f"{SUBJECT}: not FULL compatible: {error.error_message}"
                 raise IncompatibleSchemaError(msg) from None
             raise self._unavailable(error) from None
-        except Exception as error:  # noqa: BLE001 (its HTTP library is the client's own matter, and changes)
-            raise self._unavailable(error) from None
+
+    def versions(self) -> dict[int, str]:
+        """The registered versions by number, ascending, as JSON text; empty if there are none.
+
+        Raises:
+            ServiceUnavailableError: the registry can't be reached.
+        """
+        return {number: text for number, (text, _) in self._registered().items()}
+
+    def current(self) -> tuple[str, int]:
+        """The schema that producers use: the newest one with every field that was ever promoted.
+
+        A version of the folder that the registry lacks is registered. A version that was registered without a promoted
+        field is passed over: such a field is never removed.
+
+        Returns:
+            Its JSON text and its id.
+
+        Raises:
+            IncompatibleSchemaError: the registry refuses a version of the folder.
+            ServiceUnavailableError: it can't be reached.
+        """
+        own, registered = schema_versions(self.folder), self._registered()
+        if not registered:
+            for text in own.values():
+                self.register(text)
+            registered = self._registered()
+        texts = [text for text, _ in registered.values()] + list(own.values())
+        every = {field for text in texts for field in promoted_fields(text)}
+        for text, schema_id in reversed(registered.values()):
+            if every <= set(promoted_fields(text)):
+                return text, schema_id
+        for text in reversed(own.values()):
+            if every <= set(promoted_fields(text)):
+                return text, self.register(text)
+        text, schema_id = registered[max(registered)]
+        missing = sorted(field.name for field in every - set(promoted_fields(text)))
+        log.error("no version of the schema has every promoted field; the newest is used", missing=missing)
+        return text, schema_id
+
+    def check(self, schema: str) -> None:
+        """Whether a schema may become the next version: core, every version of the folder and of the registry.
+
+        Raises:
+            IncompatibleSchemaError: naming the versions and what is wrong.
+            ConfigurationError: it is no Avro schema.
+            ServiceUnavailableError: the registry can't be reached.
+        """
+        problems = core_problems(schema)
+        for where, versions in (("of the project", schema_versions(self.folder)), ("registered", self.versions())):
+            for number, text in versions.items():
+                problems += [f"version {number} {where}: {problem}" for problem in full_problems(schema, text)]
+        if not problems and self._registered() and not self._ask(self._passes(schema)):
+            problems = ["the registry's own check refuses it"]
+        if problems:
+            raise IncompatibleSchemaError("; ".join(problems))
 
     def schema_of(self, schema_id: int) -> str:
         """A registered schema's JSON text.
@@ -62,25 +134,58 @@ class Registry:
             ServiceUnavailableError: the registry can't be reached.
         """
         try:
-            text = self._client.get_schema(schema_id).schema_str
+            text = self._ask(lambda: self._client.get_schema(schema_id).schema_str)
         except SchemaRegistryError as error:
             if error.http_status_code == _NOT_FOUND:
                 raise KeyError(schema_id) from None
-            raise self._unavailable(error) from None
-        except Exception as error:  # noqa: BLE001 (its HTTP library is the client's own matter, and changes)
             raise self._unavailable(error) from None
         if text is None:
             raise KeyError(schema_id)
         return str(text)
 
     def encoder(self) -> Encoder:
-        """An encoder under the project's newest schema, registered if it is not yet."""
-        schema = latest_schema()
-        return Encoder(schema, self.register(schema))
+        """An encoder under the newest schema, see :meth:`current`."""
+        return Encoder(*self.current())
 
-    def decoder(self) -> Decoder:
-        """A decoder into the project's newest schema."""
-        return Decoder(latest_schema(), self.schema_of)
+    def decoder(self, *, as_written: bool = False) -> Decoder:
+        """A decoder.
+
+        Args:
+            as_written: Into each event as its writer wrote it, promoted fields included; else into the project's newest
+                schema.
+        """
+        return Decoder(None if as_written else latest_schema(self.folder), self.schema_of)
+
+    def _registered(self) -> dict[int, tuple[str, int]]:
+        """Text and id by number, ascending."""
+        try:
+            numbers = self._ask(lambda: self._client.get_versions(SUBJECT))
+            for number in numbers:
+                if number not in self._versions:
+                    found = self._ask(lambda: self._client.get_version(SUBJECT, number))  # noqa: B023 (called at once)
+                    self._versions[number] = (str(found.schema.schema_str), int(found.schema_id or 0))
+        except SchemaRegistryError as error:
+            if error.http_status_code == _NOT_FOUND:
+                return {}
+            raise self._unavailable(error) from None
+        return {number: self._versions[number] for number in sorted(numbers)}
+
+    def _passes(self, schema: str) -> Callable[[], bool]:
+        return lambda: bool(self._client.test_compatibility(SUBJECT, Schema(schema, "AVRO")))
+
+    def _ask(self, request: Callable[[], T]) -> T:
+        """A request's result.
+
+        Raises:
+            SchemaRegistryError: the registry answered with an error.
+            ServiceUnavailableError: it did not answer.
+        """
+        try:
+            return request()
+        except SchemaRegistryError:
+            raise
+        except Exception as error:  # noqa: BLE001 (its HTTP library is the client's own matter, and changes)
+            raise self._unavailable(error) from None
 
     def _unavailable(self, error: Exception) -> CcaasError:
         status = getattr(error, "http_status_code", None)

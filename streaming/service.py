@@ -18,6 +18,7 @@ from tenacity import (
 )
 
 from schemas.codec import Encoder
+from schemas.live import LiveEncoder
 from schemas.registry import Registry
 from streaming.errors import ServiceUnavailableError
 from streaming.health import Progress
@@ -81,4 +82,6 @@ def when_available(what: str, call: Callable[[], T], stop: threading.Event, prog
 def prepare(settings: Settings, tenants: tuple[Tenant, ...], stop: threading.Event, progress: Progress) -> Encoder:
     """Topics and schema are there before the first event; waits for Kafka and the registry."""
     when_available("Kafka", lambda: ensure_topics(settings.kafka, tenants), stop, progress)
-    return when_available("schema registry", lambda: Registry(settings.registry).encoder(), stop, progress)
+    encoder = when_available("schema registry", lambda: LiveEncoder(Registry(settings.registry)), stop, progress)
+    encoder.follow(settings.registry.refresh_seconds, stop)
+    return encoder

@@ -88,6 +88,10 @@ class RegistrySettings(_Section):
     """Address and further properties (``basic.auth.user.info``, ``ssl.ca.location``, …) of the schema registry."""
 
     url: HttpAddress = "http://127.0.0.1:8081/apis/ccompat/v7"
+    # Folder of the schema's versions (.avsc), where promotion adds new ones; by default the project's schemas/avro.
+    schema_dir: Path | None = None
+    # How often running services look for a newer version.
+    refresh_seconds: PositiveFloat = 30
     client: dict[str, SecretStr] = Field(default_factory=dict)
 
     def client_config(self) -> dict[str, Any]:

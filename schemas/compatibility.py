@@ -1,0 +1,66 @@
+"""FULL compatibility of two versions of the canonical event: each reads what the other writes, and the core stays."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
+from avro.errors import AvroException
+from avro.schema import Schema, parse
+
+from schemas.canonical import CORE_FIELDS, SUBJECT
+from streaming.errors import ConfigurationError
+
+
+def full_problems(schema: str, other: str) -> list[str]:
+    """What keeps one schema's readers from the other's records, in both directions; empty if nothing does.
+
+    Rules: Avro specification, "Schema Resolution".
+
+    Args:
+        schema: The new schema, JSON text.
+        other: One that is in use, JSON text.
+
+    Raises:
+        ConfigurationError: either is no Avro schema.
+    """
+    new, old = _parsed(schema), _parsed(other)
+    found = [f"new reader, old records: {problem}" for problem in _problems(new, old)]
+    return found + [f"old reader, new records: {problem}" for problem in _problems(old, new)]
+
+
+def core_problems(schema: str) -> list[str]:
+    """What a schema lacks of a canonical event's core; empty if nothing.
+
+    Raises:
+        ConfigurationError: it is no Avro schema.
+    """
+    _parsed(schema)
+    document: dict[str, Any] = json.loads(schema)
+    name = f"{document.get('namespace', '')}.{document.get('name', '')}"
+    problems = [] if name == SUBJECT else [f"the record is {name}, not {SUBJECT}"]
+    given = {field["name"]: field["type"] for field in document.get("fields", ())}
+    for field, type_ in CORE_FIELDS.items():
+        if field not in given:
+            problems.append(f"fields: {field} is missing; every event has it")
+        elif given[field] != type_:
+            problems.append(f"fields: {field} is {json.dumps(given[field])}, not {json.dumps(type_)}")
+    return problems
+
+
+def _problems(reader: Schema, writer: Schema) -> list[str]:
+    checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
+    result = checker.get_compatibility(reader, writer)
+    if result.compatibility is SchemaCompatibilityType.compatible:
+        return []
+    where = ", ".join(sorted(path.replace("//", "/") for path in result.locations if path != "/")) or "/"
+    return [f"{message} (at {where})" for message in sorted(result.messages)] or [f"incompatible (at {where})"]
+
+
+def _parsed(schema: str) -> Schema:
+    try:
+        return parse(schema)
+    except (AvroException, ValueError, AttributeError, TypeError, KeyError) as error:
+        msg = f"no Avro schema: {error}"
+        raise ConfigurationError(msg) from None
