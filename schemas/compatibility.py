@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
@@ -11,6 +12,8 @@ from avro.schema import Schema, parse
 
 from schemas.canonical import CORE_FIELDS, SUBJECT
 from streaming.errors import ConfigurationError
+
+_TYPE_OF = re.compile(r"/fields/(\d+)/type")
 
 
 def full_problems(schema: str, other: str) -> list[str]:
@@ -54,8 +57,14 @@ def _problems(reader: Schema, writer: Schema) -> list[str]:
     result = checker.get_compatibility(reader, writer)
     if result.compatibility is SchemaCompatibilityType.compatible:
         return []
-    where = ", ".join(sorted(path.replace("//", "/") for path in result.locations if path != "/")) or "/"
-    return [f"{message} (at {where})" for message in sorted(result.messages)] or [f"incompatible (at {where})"]
+    names = [field.name for field in getattr(reader, "fields", ())]
+    typed = {names[int(found[1])] for path in result.locations if (found := _TYPE_OF.search(path))}
+    where = f" ({', '.join(sorted(typed))})" if typed else ""
+    # The library names a field that only the reader has by its bare name.
+    return [
+        f"{message} has no default, and the records lack it" if message in names else f"{message}{where}"
+        for message in sorted(result.messages)
+    ] or ["incompatible"]
 
 
 def _parsed(schema: str) -> Schema:

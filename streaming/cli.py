@@ -86,12 +86,31 @@ def config_check() -> None:
 
 @schema_app.command("register")
 def schema_register() -> None:
-    """Register the newest schema under FULL compatibility."""
-    from schemas.canonical import SUBJECT, latest_schema  # noqa: PLC0415
+    """Register the versions that the registry lacks, under FULL compatibility."""
+    from schemas.canonical import SUBJECT  # noqa: PLC0415
     from schemas.registry import Registry  # noqa: PLC0415
 
-    schema_id = Registry(_settings().registry).register(latest_schema())
+    _, schema_id = Registry(_settings().registry).current()
     console.print(f"{SUBJECT}: id {schema_id}")
+
+
+@schema_app.command("check")
+def schema_check(
+    file: Annotated[Path | None, typer.Argument(help="An .avsc file; else every version of the project.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Leave the registry out.")] = False,
+) -> None:
+    """Whether a schema is FULL compatible with every version of the project and of the registry."""
+    from schemas.check import check_file, check_project  # noqa: PLC0415
+
+    registry = _settings().registry
+    verdicts = check_project(registry, offline=offline) if file is None else check_file(file, registry, offline=offline)
+    table = Table("schema", "against", "verdict", title="FULL compatibility")
+    for verdict in verdicts:
+        good = "[green]compatible[/]"
+        table.add_row(verdict.schema, verdict.against, escape("\n".join(verdict.problems)) or good)
+    console.print(table)
+    if any(verdict.problems for verdict in verdicts):
+        raise typer.Exit(2)
 
 
 @topics_app.command("ensure")

@@ -5,23 +5,37 @@ from __future__ import annotations
 from confluent_kafka import Message
 
 from schemas.canonical import CanonicalEvent
+from schemas.promoted import PromotedField
 from streaming.sink.landing import SCHEMA, Offsets
 
 
 class Buffer:
-    """Columns of the next file, and the offsets seen, dead letters and tombstones included."""
+    """Columns of the next file, and the offsets seen, dead letters and tombstones included.
 
-    def __init__(self) -> None:
+    Args:
+        promoted: Promoted fields that get a column each.
+    """
+
+    def __init__(self, promoted: tuple[PromotedField, ...] = ()) -> None:
         self.columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
+        self.promoted: tuple[PromotedField, ...] = ()
         self.offsets: Offsets = {}
         self.bytes = 0
         self.next_offsets: dict[tuple[str, int], int] = {}
+        self.promote(promoted)
+
+    def promote(self, promoted: tuple[PromotedField, ...]) -> None:
+        """Give each of the fields a column; rows that are there already have none of the new ones."""
+        rows = len(self)
+        for field in promoted:
+            self.columns.setdefault(field.name, [None] * rows)
+        self.promoted = promoted
 
     def __len__(self) -> int:
         return len(self.columns["_offset"])
 
     def add(self, message: Message, event: CanonicalEvent) -> None:
-        """One row. Hot path: eleven appends."""
+        """One row. Hot path: eleven appends, and one for each promoted field."""
         columns = self.columns
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         columns["_topic"].append(topic)
@@ -35,6 +49,8 @@ class Buffer:
         columns["event_type"].append(event["event_type"])
         columns["payload"].append(list(event["payload"].items()))
         columns["metadata"].append(list(event["metadata"].items()))
+        for name, _, _ in self.promoted:
+            columns[name].append(event.get(name))
         self.bytes += len(message)
         partitions = self.offsets.setdefault(str(topic), {})
         first = partitions[partition][0] if partition in partitions else offset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
+
+from schemas.promoted import KEY_ATTRIBUTE, FieldType, PromotedField
 
 log = structlog.get_logger()
 
@@ -39,11 +41,25 @@ SCHEMA = pa.schema(
     ]
 )
 
+"""Columns of every file. Behind them comes one for each promoted field, see :func:`promoted_column`."""
+
+_ARROW: dict[FieldType, pa.DataType] = {
+    "long": pa.int64(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "string": pa.string(),
+}
+
 Offsets = dict[str, dict[int, tuple[int, int]]]
 
 _TEMPORARY = ".tmp-"
 # Longer than the longest retention of a topic (7 days).
 _RETENTION = timedelta(days=14)
+
+
+def promoted_column(field: PromotedField) -> pa.Field:
+    """The column of a promoted field; its metadata has the key that it mirrors (``ccaas.metadata_key``)."""
+    return pa.field(field.name, _ARROW[field.type], metadata={KEY_ATTRIBUTE: field.key})
 
 
 class LandingZone:
@@ -61,19 +77,27 @@ class LandingZone:
         self._seen: set[str] = set()
         self._landed: dict[tuple[str, int], int] = {}
 
-    def write(self, columns: Mapping[str, list[object]], offsets: Offsets, slot: str) -> Path:
+    def write(
+        self,
+        columns: Mapping[str, list[object]],
+        offsets: Offsets,
+        slot: str,
+        promoted: Sequence[PromotedField] = (),
+    ) -> Path:
         """Write one file: temporary name, fsync, atomic rename, fsync of the folder. Then it counts as landed.
 
         Args:
-            columns: A list for each column of SCHEMA.
+            columns: A list for each column of SCHEMA, and for each promoted field.
             offsets: First and last offset by topic and partition.
             slot: Member that writes, part of the file's name.
+            promoted: Promoted fields that have a column.
 
         Raises:
             OSError: the disk is full or broken; nothing landed.
         """
         ranges = {topic: {str(number): span for number, span in parts.items()} for topic, parts in offsets.items()}
-        schema = SCHEMA.with_metadata({OFFSETS_KEY: orjson.dumps(ranges), CLUSTER_KEY: self._cluster})
+        layout = pa.schema([*SCHEMA, *map(promoted_column, promoted)])
+        schema = layout.with_metadata({OFFSETS_KEY: orjson.dumps(ranges), CLUSTER_KEY: self._cluster})
         table = pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
         now = datetime.now(UTC)
         folder = self._raw / f"dt={now:%Y-%m-%d}"

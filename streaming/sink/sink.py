@@ -131,7 +131,7 @@ class AnalyticsSink:
             ServiceUnavailableError: dead letters are not acknowledged; nothing landed, nothing is committed.
             OSError: the landing zone can't be written.
         """
-        buffer, self._buffer = self._buffer, Buffer()
+        buffer, self._buffer = self._buffer, Buffer(self._decoder.promoted)
         self._flush_due = time.monotonic() + self._settings.sink.flush_seconds
         if not buffer.next_offsets:
             return
@@ -140,7 +140,7 @@ class AnalyticsSink:
             raise ServiceUnavailableError(msg)
         self._publisher.check()
         if len(buffer):
-            path = self._zone.write(buffer.columns, buffer.offsets, self._slot)
+            path = self._zone.write(buffer.columns, buffer.offsets, self._slot, buffer.promoted)
             landed_rows.inc(len(buffer))
             landed_files.inc()
             log.info("landed", rows=len(buffer), file=path.name)
@@ -167,6 +167,8 @@ class AnalyticsSink:
         except BadEventError as error:
             self._dead_letter(message, error)
         else:
+            if self._decoder.promoted is not self._buffer.promoted:  # a newer schema came
+                self._buffer.promote(self._decoder.promoted)
             self._buffer.add(message, event)
         self._buffer.pass_over(message)
 
@@ -244,7 +246,9 @@ def run_sink(settings: Settings, stop: threading.Event) -> None:
     health = settings.health
     with HealthServer(health.host, health.analytics_sink, progress, lambda: sink is not None and sink.assigned):
         encoder = prepare(settings, settings.tenants, stop, progress)
-        decoder = when_available("schema registry", Registry(settings.registry).decoder, stop, progress)
+        decoder = when_available(
+            "schema registry", lambda: Registry(settings.registry).decoder(as_written=True), stop, progress
+        )
         engine = when_available("state database", lambda: open_state(settings.state_url), stop, progress)
         ttl = settings.state.lease_ttl_seconds
         keeper = LeaseKeeper(engine, [f"slot/{slot}" for slot in slots], ttl=ttl, at_most=1)
