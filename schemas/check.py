@@ -38,11 +38,11 @@ def check_file(file: Path, settings: RegistrySettings, *, offline: bool) -> list
     except ConfigurationError as error:
         msg = f"{file}: {error}"
         raise ConfigurationError(msg) from None
-    registry = Registry(settings)
+    own, registered = _versions(settings, offline=offline)
     return [
         Verdict(file.name, "the canonical event", core),
-        *_against(file.name, text, "project", schema_versions(registry.folder)),
-        *_against(file.name, text, "registry", {} if offline else registry.versions()),
+        *_against(file.name, text, "project", own),
+        *_against(file.name, text, "registry", registered),
     ]
 
 
@@ -53,12 +53,10 @@ def check_project(settings: RegistrySettings, *, offline: bool) -> list[Verdict]
         ConfigurationError: a version is no Avro schema, or there is none.
         ServiceUnavailableError: the registry can't be reached.
     """
-    registry = Registry(settings)
-    own = schema_versions(registry.folder)
+    own, registered = _versions(settings, offline=offline)
     if not own:
-        msg = f"{registry.folder}: no CanonicalCcaaEvent.v*.avsc; mend registry.schema_dir"
+        msg = f"{settings.schema_dir}: no CanonicalCcaaEvent.v*.avsc there; mend registry.schema_dir"
         raise ConfigurationError(msg)
-    registered = {} if offline else registry.versions()
     found = []
     for number, text in own.items():
         name = f"v{number}"
@@ -66,6 +64,15 @@ def check_project(settings: RegistrySettings, *, offline: bool) -> list[Verdict]
         older = {other: own[other] for other in own if other < number}
         found += _against(name, text, "project", older) + _against(name, text, "registry", registered)
     return found
+
+
+def _versions(settings: RegistrySettings, *, offline: bool) -> tuple[dict[int, str], dict[int, str]]:
+    """The project's and the registered ones."""
+    registry = Registry(settings)
+    try:
+        return schema_versions(registry.folder), {} if offline else registry.versions()
+    finally:
+        registry.close()
 
 
 def _against(name: str, text: str, where: str, versions: Mapping[int, str]) -> list[Verdict]:

@@ -13,7 +13,7 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from schemas.canonical import AVRO_DIR, SUBJECT, latest_schema, schema_versions
 from schemas.codec import Decoder, Encoder
 from schemas.compatibility import core_problems, full_problems
-from schemas.promoted import promoted_fields
+from schemas.promoted import promoted_fields, with_promoted
 from streaming.errors import CcaasError, ConfigurationError, ServiceUnavailableError
 from streaming.settings import RegistrySettings
 
@@ -82,7 +82,7 @@ class Registry:
         """The schema that producers use: the newest one with every field that was ever promoted.
 
         A version of the folder that the registry lacks is registered. A version that was registered without a promoted
-        field is passed over: such a field is never removed.
+        field is passed over: such a field is never removed. If none has all, one that has is registered.
 
         Returns:
             Its JSON text and its id.
@@ -104,10 +104,14 @@ class Registry:
         for text in reversed(own.values()):
             if every <= set(promoted_fields(text)):
                 return text, self.register(text)
+        # Versions were registered past each other: one with the fields of all of them is FULL compatible with each.
         text, schema_id = registered[max(registered)]
-        missing = sorted(field.name for field in every - set(promoted_fields(text)))
-        log.error("no version of the schema has every promoted field; the newest is used", missing=missing)
-        return text, schema_id
+        try:
+            together = with_promoted(text, sorted(every - set(promoted_fields(text))))
+            return together, self.register(together)
+        except (ConfigurationError, IncompatibleSchemaError) as error:
+            log.error("the newest schema is used although it lacks promoted fields", error=str(error))
+            return text, schema_id
 
     def check(self, schema: str) -> None:
         """Whether a schema may become the next version: core, every version of the folder and of the registry.

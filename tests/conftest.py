@@ -21,8 +21,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         yield running
 
 
+@pytest.fixture
+def own_registry(tmp_path: Path) -> Iterator[LocalStack]:
+    """A stack of a registry alone: what a test registers there changes no other test's encoder."""
+    with LocalStack(tmp_path / "own-registry", kafka_bootstrap="127.0.0.1:1") as running:
+        yield running
+
+
 class Platform:
-    """A configuration whose tenants nobody else uses, on the session's stack."""
+    """A configuration whose tenants nobody else uses, on the session's stack.
+
+    Attributes:
+        registry: Settings of ``[registry]``; the session's by default.
+    """
 
     def __init__(self, stack: LocalStack, folder: Path) -> None:
         self.stack = stack
@@ -31,6 +42,7 @@ class Platform:
         self.suffix = uuid.uuid4().hex[:8]
         self.ports = {name: free_port() for name in ("receiver", "genesys_ingest", "cxone_publisher", "analytics_sink")}
         self.vendors: dict[str, dict[str, Any]] = {}
+        self.registry: dict[str, Any] = {"url": stack.registry_url}
         self._tenants: list[str] = []
 
     def add_tenant(self, vendor: str, name: str, partitions: int = 2, **connection: Any) -> str:
@@ -53,8 +65,9 @@ class Platform:
         self.config.write_text(
             f'data_dir = "{self.folder}"\n'
             f'[kafka]\nbootstrap_servers = "{self.stack.bootstrap_servers}"\n'
-            f'[registry]\nurl = "{self.stack.registry_url}"\n'
-            f"[receiver]\nport = {ports['receiver']}\n"
+            "[registry]\n"
+            + "".join(f"{key} = {_toml(value)}\n" for key, value in self.registry.items())
+            + f"[receiver]\nport = {ports['receiver']}\n"
             "[spool]\nmin_free_disk_bytes = 0\n"
             # The group is shared with other tests on this broker: patterns match their topics too.
             "[sink]\nflush_seconds = 0.5\n"
