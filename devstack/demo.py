@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.live import Live
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from devstack.bus import Bus
 from devstack.demo_report import Report, collect
@@ -37,6 +37,8 @@ _FLOW_S = 180.0
 # After the vendors' last event: how long the rest may take to reach the landing zone.
 _SETTLE_S = 90.0
 _TICK_S = 0.5
+# On a busy machine the server may refuse for a while: its database is locked.
+_PATIENCE_S = 240.0
 
 
 class Demo:
@@ -252,7 +254,12 @@ class _Prefect:
             msg = f"the Prefect server does not answer {method} {path}: {error}"
             raise StackError(msg) from error
 
-    @retry(retry=retry_if_exception_type(httpx.HTTPError), stop=stop_after_delay(60), wait=wait_fixed(1), reraise=True)
+    @retry(
+        retry=retry_if_exception_type(httpx.HTTPError),
+        stop=stop_after_delay(_PATIENCE_S),
+        wait=wait_random(0.2, 3),
+        reraise=True,
+    )
     def _repeated(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         return self._http.request(method, path, json=body).raise_for_status().json()
 

@@ -143,6 +143,11 @@ class PrefectServer(Server):
         settings = {
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._folder / 'prefect.db'}",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            # By default it keeps a hundred runs of each schedule ahead. SQLite has one writer, and a request that reads
+            # before it writes fails if another one wrote in between: the fewer write, the fewer fail.
+            "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
+            # A 503 says nothing of its reason to the client; the log does.
+            "PREFECT_SERVER_LOG_RETRYABLE_ERRORS": "true",
             # Else the server writes its UI's files into the installed package.
             "PREFECT_UI_STATIC_DIRECTORY": str(self._folder / "ui"),
             # In memory, the default, a restart of the server ends every run that holds a concurrency slot.
