@@ -17,7 +17,7 @@ from warehouse.windows import Window
 
 log = structlog.get_logger()
 
-Dataset = Literal["events", "conversations", "wfm_intervals"]
+Dataset = Literal["events", "conversations", "wfm_intervals", "metadata_field_usage", "failed_events"]
 Kind = Literal["arrival", "window"]
 
 

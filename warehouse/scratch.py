@@ -22,6 +22,14 @@ def _copy_of_events() -> list[Column[str] | Column[int]]:
     ]
 
 
+def _nullable_copy(table: Table) -> list[Column[str] | Column[int]]:
+    return _nullable_columns(table, *table.c.keys())
+
+
+def _nullable_columns(table: Table, *names: str) -> list[Column[str] | Column[int]]:
+    return [Column(name, table.c[name].type) for name in names]
+
+
 staged_events = _scratch("staged_events", Column("staged_no", BigInteger), *_copy_of_events())
 """Rows of a batch of landing files, typed. ``staged_no`` tells equal rows apart."""
 
@@ -101,6 +109,21 @@ twin_members = _scratch(
 
 twin_losers = _scratch("twin_losers", Column("event_id", Text))
 """Reconciled events that have a twin."""
+
+usage_scope = _scratch("usage_scope", *_nullable_columns(tables.event_type_days, "vendor", "event_type", "day"))
+"""Days of event types whose metadata fields are counted anew; unique."""
+
+usage_counts = _scratch("usage_counts", *_nullable_copy(tables.metadata_field_usage), Column("nth", BigInteger))
+"""The fields of those days; ``nth`` by events, within a type's day."""
+
+failed_batch = _scratch("failed_batch", Column("no", BigInteger), *_nullable_copy(tables.failed_events))
+"""What a load of failed events has read, by kind: counts to be added. ``no`` is unique."""
+
+failed_groups = _scratch("failed_groups", *_nullable_copy(tables.failed_events))
+"""The same with kinds beyond the bound put together; unique by kind and hour."""
+
+replay_batch = _scratch("replay_batch", *_nullable_copy(tables.dead_letter_replays))
+"""What replays told, by row of ``dead_letter_replays``: counts to be added."""
 
 
 def renew(connection: sa.Connection, *wanted: Table) -> None:
