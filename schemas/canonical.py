@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import re
 import uuid
 from enum import StrEnum
 from hashlib import sha1
@@ -121,14 +121,34 @@ CORE_FIELDS: dict[str, object] = {
 """Fields that every version of the schema has, and their Avro types. What comes later is optional."""
 
 
+_VERSION_FILE = re.compile(r"CanonicalCcaaEvent\.v([1-9][0-9]*)\.avsc")
+
+
 def schema_versions(folder: Path = AVRO_DIR) -> dict[int, str]:
-    """Every version of the Avro schema in a folder, by number, ascending, as JSON text."""
-    files = {int(file.stem.rpartition(".v")[2]): file for file in folder.glob("CanonicalCcaaEvent.v*.avsc")}
-    return {number: files[number].read_text(encoding="utf-8") for number in sorted(files)}
+    """Every version of the Avro schema in a folder, by number, ascending, as JSON text.
+
+    Raises:
+        ConfigurationError: there is none, or one can't be read.
+    """
+    try:
+        names = [found for file in folder.iterdir() if (found := _VERSION_FILE.fullmatch(file.name))]
+        names.sort(key=lambda found: int(found[1]))
+        versions = {int(found[1]): (folder / found[0]).read_text(encoding="utf-8") for found in names}
+    except (OSError, UnicodeError) as error:
+        msg = f"{folder}: {error}; mend it or registry.schema_dir"
+        raise ConfigurationError(msg) from None
+    if not versions:
+        msg = f"{folder} has no CanonicalCcaaEvent.v1.avsc: mend registry.schema_dir"
+        raise ConfigurationError(msg)
+    return versions
 
 
 def latest_schema(folder: Path = AVRO_DIR) -> str:
-    """The newest Avro schema of a folder as JSON text."""
+    """The newest Avro schema of a folder as JSON text.
+
+    Raises:
+        ConfigurationError: see :func:`schema_versions`.
+    """
     versions = schema_versions(folder)
     return versions[max(versions)]
 
@@ -141,15 +161,18 @@ def write_version(folder: Path, number: int, schema: str) -> Path:
         OSError: the folder can't be written.
     """
     file = folder / f"CanonicalCcaaEvent.v{number}.avsc"
-    if file.exists():
+    temporary = folder / f".tmp-{uuid.uuid4().hex}"
+    try:
+        with temporary.open("x", encoding="utf-8") as writing:
+            writing.write(schema)
+            writing.flush()
+            os.fsync(writing.fileno())
+        # A link, since a rename would replace what another process wrote meanwhile.
+        file.hardlink_to(temporary)
+    except FileExistsError:
         if orjson.loads(file.read_bytes()) != orjson.loads(schema):
             msg = f"{file} holds another schema than version {number} of the registry: see to it which one is right"
-            raise ConfigurationError(msg)
-        return file
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, prefix=".tmp-", delete=False) as temporary:
-        temporary.write(schema)
-        temporary.flush()
-        os.fsync(temporary.fileno())
-    Path(temporary.name).chmod(0o644)
-    Path(temporary.name).replace(file)
+            raise ConfigurationError(msg) from None
+    finally:
+        temporary.unlink(missing_ok=True)
     return file

@@ -13,11 +13,14 @@ from typing import cast as typed
 
 import fastavro
 import orjson
+import structlog
 from fastavro.types import Schema
 
 from schemas.canonical import CORE_FIELDS, CanonicalEvent
 from schemas.promoted import PromotedField, cast, promoted_fields
 from streaming.errors import BadEventError
+
+log = structlog.get_logger()
 
 _HEADER = struct.Struct(">bI")
 _MAGIC = 0
@@ -79,9 +82,9 @@ class Decoder:
     def __init__(self, reader_schema: str | None, schema_of: Callable[[int], str]) -> None:
         self._reader = None if reader_schema is None else fastavro.parse_schema(orjson.loads(reader_schema))
         self._schema_of = schema_of
-        self._writers: dict[int, Schema] = {}
+        self._known: dict[int, tuple[Schema, Schema | None]] = {}  # writer's and reader's by id
         self.promoted: tuple[PromotedField, ...] = ()
-        """Promoted fields of all schemas seen so far. An event has those of its own."""
+        """Promoted fields of all schemas seen so far, each name once. An event as written has those of its own."""
 
     def decode(self, raw: bytes | None) -> CanonicalEvent:
         """The event in a record's value.
@@ -98,31 +101,42 @@ class Decoder:
         if magic != _MAGIC:
             msg = f"magic byte {magic}, not 0: no Confluent wire format"
             raise BadEventError(msg, reason="undecodable")
-        writer = self._writers.get(schema_id)
-        if writer is None:
-            writer = self._learn(schema_id)
+        writer, reader = self._known.get(schema_id) or self._learn(schema_id)
         buffer = io.BytesIO(raw)
         buffer.seek(_HEADER.size)
         try:
-            event = fastavro.schemaless_reader(buffer, writer, self._reader)
+            event = fastavro.schemaless_reader(buffer, writer, reader)
         except Exception as error:  # noqa: BLE001 (fastavro raises what the broken bytes happen to cause)
             msg = f"not Avro of schema {schema_id}: {type(error).__name__}: {error}"
             raise BadEventError(msg, reason="undecodable") from None
         return typed("CanonicalEvent", event)
 
-    def _learn(self, schema_id: int) -> Schema:
+    def _learn(self, schema_id: int) -> tuple[Schema, Schema | None]:
         try:
             text = self._schema_of(schema_id)
         except KeyError:
             msg = f"schema id {schema_id} is unknown to the registry"
             raise BadEventError(msg, reason="unknown_schema") from None
-        document = orjson.loads(text)
-        fields = document.get("fields", ()) if isinstance(document, dict) else ()
-        types = {field["name"]: field["type"] for field in fields}
+        try:
+            promoted = promoted_fields(text)
+            document = orjson.loads(text)
+            types = {field["name"]: field["type"] for field in document["fields"]}
+            writer = fastavro.parse_schema(document)
+        except Exception as error:  # noqa: BLE001 (anybody's schema of any kind: Protobuf, JSON Schema, odd Avro)
+            msg = f"schema {schema_id} is of no canonical event: {type(error).__name__}: {error}"
+            raise BadEventError(msg, reason="unknown_schema") from None
         lacks = [name for name, type_ in CORE_FIELDS.items() if types.get(name) != type_]
         if lacks:
             msg = f"schema {schema_id} is of no canonical event: it lacks {', '.join(lacks)}"
             raise BadEventError(msg, reason="unknown_schema")
-        self._writers[schema_id] = fastavro.parse_schema(document)
-        self.promoted += tuple(field for field in promoted_fields(text) if field not in self.promoted)
-        return self._writers[schema_id]
+        names = {field.name: field for field in self.promoted}
+        clashes = {field.name for field in promoted if names.get(field.name, field) != field}
+        reader = self._reader
+        if clashes and reader is None:
+            # Registered past the check that forbids it. The first meaning stays; the values are in the metadata.
+            log.error("a promoted field changed its type or key; it is left out", fields=sorted(clashes), id=schema_id)
+            kept = [field for field in document["fields"] if field["name"] not in clashes]
+            reader = fastavro.parse_schema({**document, "fields": kept})
+        self.promoted += tuple(field for field in promoted if field.name not in names)
+        self._known[schema_id] = writer, reader
+        return writer, reader

@@ -11,6 +11,7 @@ from avro.errors import AvroException
 from avro.schema import Schema, parse
 
 from schemas.canonical import CORE_FIELDS, SUBJECT
+from schemas.promoted import promoted_fields
 from streaming.errors import ConfigurationError
 
 _TYPE_OF = re.compile(r"/fields/(\d+)/type")
@@ -34,21 +35,27 @@ def full_problems(schema: str, other: str) -> list[str]:
 
 
 def core_problems(schema: str) -> list[str]:
-    """What a schema lacks of a canonical event's core; empty if nothing.
+    """What keeps a schema from being a canonical event's: its core, and its promoted fields; empty if nothing.
 
     Raises:
         ConfigurationError: it is no Avro schema.
     """
     _parsed(schema)
-    document: dict[str, Any] = json.loads(schema)
-    name = f"{document.get('namespace', '')}.{document.get('name', '')}"
+    document: Any = json.loads(schema)
+    if not isinstance(document, dict) or document.get("type") != "record":
+        return [f"it is no record; events are {SUBJECT}"]
+    name = f"{document.get('namespace', '')}.{document['name']}"
     problems = [] if name == SUBJECT else [f"the record is {name}, not {SUBJECT}"]
-    given = {field["name"]: field["type"] for field in document.get("fields", ())}
+    given = {field["name"]: field["type"] for field in document["fields"]}
     for field, type_ in CORE_FIELDS.items():
         if field not in given:
             problems.append(f"fields: {field} is missing; every event has it")
         elif given[field] != type_:
             problems.append(f"fields: {field} is {json.dumps(given[field])}, not {json.dumps(type_)}")
+    try:
+        promoted_fields(schema)
+    except ConfigurationError as error:
+        problems.append(str(error))
     return problems
 
 

@@ -10,7 +10,6 @@ from prometheus_client import Gauge
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Encoder
 from schemas.registry import Registry
-from streaming.errors import CcaasError
 
 log = structlog.get_logger()
 
@@ -22,7 +21,7 @@ class LiveEncoder(Encoder):
     """Encodes under the newest registered version.
 
     Args:
-        registry: Asked by :meth:`refresh`.
+        registry: Asked by :meth:`refresh`; closed with the encoder.
 
     Raises:
         ServiceUnavailableError: the registry can't be reached.
@@ -30,7 +29,8 @@ class LiveEncoder(Encoder):
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._encoder = self._newest()
+        self._ended = threading.Event()
+        self._use(registry.encoder())
 
     def encode(self, event: CanonicalEvent) -> bytes:
         """See :meth:`~schemas.codec.Encoder.encode`."""
@@ -42,29 +42,34 @@ class LiveEncoder(Encoder):
         Raises:
             CcaasError: the registry can't be asked, or refuses; the encoder goes on with what it has.
         """
-        newest = self._newest()
+        newest = self._registry.encoder()
         if newest.schema_id != self._encoder.schema_id:
             log.info("a newer schema is in use", schema_id=newest.schema_id, promoted=len(newest.promoted))
-            # One assignment: another thread encodes meanwhile, under the one or the other.
-            self._encoder = newest
+            self._use(newest)
 
     def follow(self, every_s: float, stop: threading.Event) -> None:
-        """Refresh again and again in a thread of its own until ``stop``."""
+        """Refresh again and again in a thread of its own until closed, or ``stop``."""
         threading.Thread(target=self._follow, args=(every_s, stop), name="schema", daemon=True).start()
+
+    def close(self) -> None:
+        """Follow the registry no longer. A service that is built anew begins with an encoder of its own."""
+        self._ended.set()
+        self._registry.close()
 
     def _follow(self, every_s: float, stop: threading.Event) -> None:
         is_silent = False
-        while not stop.wait(every_s):
+        while not self._ended.wait(every_s) and not stop.is_set():
             try:
                 self.refresh()
                 is_silent = False
-            except CcaasError as error:
-                if not is_silent:  # said once an outage
+            except Exception as error:  # noqa: BLE001 (whatever somebody registered: events go on under what is there)
+                if not is_silent and not self._ended.is_set():  # said once an outage
                     log.warning("newer schemas are not looked for; the one in use serves on", error=str(error))
                 is_silent = True
 
-    def _newest(self) -> Encoder:
-        encoder = self._registry.encoder()
+    def _use(self, encoder: Encoder) -> None:
+        # One assignment: another thread encodes meanwhile, under the one or the other.
+        self._encoder = encoder
+        self.schema_id, self.promoted = encoder.schema_id, encoder.promoted
         schema_in_use.set(encoder.schema_id)
         fields_promoted.set(len(encoder.promoted))
-        return encoder

@@ -27,6 +27,7 @@ BOOLEAN = r"true|false"
 """Text of a boolean. Whatever fits none of these is a string."""
 
 _LONG, _DOUBLE = re.compile(LONG), re.compile(DOUBLE)
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -51,22 +52,27 @@ def promoted_fields(schema: str) -> tuple[PromotedField, ...]:
         schema: Avro schema as JSON text.
 
     Raises:
-        ConfigurationError: a promoted field has another type than null or one of four.
+        ConfigurationError: it is no record's schema, or a promoted field has another type than null or one of four, or
+            a name that is no column's.
     """
-    found = []
-    for field in json.loads(schema).get("fields", ()):
-        key = field.get(KEY_ATTRIBUTE)
-        if key is None:
-            continue
-        match field.get("type"):
-            case ["null", "long" | "double" | "boolean" | "string" as type_]:
-                found.append(PromotedField(field["name"], key, type_))
-            case other:
-                msg = (
-                    f"field {field['name']}: its type is {other}, a promoted one is [null, long|double|boolean|string]"
-                )
-                raise ConfigurationError(msg)
-    return tuple(found)
+    try:
+        document = json.loads(schema)
+        fields = [(field["name"], field["type"], field.get(KEY_ATTRIBUTE)) for field in document.get("fields", ())]
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        msg = f"no schema of a record: {type(error).__name__}: {error}"
+        raise ConfigurationError(msg) from None
+    return tuple(_promoted(name, type_, key) for name, type_, key in fields if key is not None)
+
+
+def _promoted(name: str, type_: object, key: object) -> PromotedField:
+    match type_, key:
+        case ["null", ("long" | "double" | "boolean" | "string") as promoted], str() if _NAME.fullmatch(name):
+            return PromotedField(name, key, promoted)
+    msg = (
+        f"field {name}: promoted, its type must be [null, long|double|boolean|string], not {json.dumps(type_)}, "
+        f"{KEY_ATTRIBUTE} text, and its name lower-case letters, digits and underscores"
+    )
+    raise ConfigurationError(msg)
 
 
 def with_promoted(schema: str, fields: Sequence[PromotedField]) -> str:

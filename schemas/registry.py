@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _CONFLICT = 409
 _NOT_FOUND = 404
+_INVALID = 422
 
 
 class IncompatibleSchemaError(CcaasError):
@@ -42,6 +43,7 @@ class Registry:
         """The project's versions."""
         # A version never changes: text and id by number.
         self._versions: dict[int, tuple[str, int]] = {}
+        self._unusable: dict[int, bool] = {}
 
     def close(self) -> None:
         """Let go of the connection; decoders made here can learn no further schema."""
@@ -55,6 +57,7 @@ class Registry:
 
         Raises:
             IncompatibleSchemaError: the registry answers 409.
+            ConfigurationError: it answers 422, the text is no schema to it.
             ServiceUnavailableError: it can't be reached or answers 5xx.
         """
 
@@ -68,6 +71,9 @@ class Registry:
             if error.http_status_code == _CONFLICT:
                 msg = f"{SUBJECT}: not FULL compatible: {error.error_message}"
                 raise IncompatibleSchemaError(msg) from None
+            if error.http_status_code == _INVALID:
+                msg = f"{SUBJECT}: no schema to the registry: {error.error_message}"
+                raise ConfigurationError(msg) from None
             raise self._unavailable(error) from None
 
     def versions(self) -> dict[int, str]:
@@ -89,6 +95,7 @@ class Registry:
 
         Raises:
             IncompatibleSchemaError: the registry refuses a version of the folder.
+            ConfigurationError: a version of the folder is no canonical event's, or none of the registered is.
             ServiceUnavailableError: it can't be reached.
         """
         own, registered = schema_versions(self.folder), self._registered()
@@ -96,6 +103,7 @@ class Registry:
             for text in own.values():
                 self.register(text)
             registered = self._registered()
+        registered = {number: version for number, version in registered.items() if self._is_usable(number, version[0])}
         texts = [text for text, _ in registered.values()] + list(own.values())
         every = {field for text in texts for field in promoted_fields(text)}
         for text, schema_id in reversed(registered.values()):
@@ -104,6 +112,9 @@ class Registry:
         for text in reversed(own.values()):
             if every <= set(promoted_fields(text)):
                 return text, self.register(text)
+        if not registered:
+            msg = f"{SUBJECT}: no registered version is one of a canonical event; delete those at the registry"
+            raise ConfigurationError(msg)
         # Versions were registered past each other: one with the fields of all of them is FULL compatible with each.
         text, schema_id = registered[max(registered)]
         try:
@@ -125,7 +136,7 @@ class Registry:
         for where, versions in (("of the project", schema_versions(self.folder)), ("registered", self.versions())):
             for number, text in versions.items():
                 problems += [f"version {number} {where}: {problem}" for problem in full_problems(schema, text)]
-        if not problems and self._registered() and not self._ask(self._passes(schema)):
+        if not problems and self._registered() and not self._passes(schema):
             problems = ["the registry's own check refuses it"]
         if problems:
             raise IncompatibleSchemaError("; ".join(problems))
@@ -174,8 +185,23 @@ class Registry:
             raise self._unavailable(error) from None
         return {number: self._versions[number] for number in sorted(numbers)}
 
-    def _passes(self, schema: str) -> Callable[[], bool]:
-        return lambda: bool(self._client.test_compatibility(SUBJECT, Schema(schema, "AVRO")))
+    def _is_usable(self, number: int, text: str) -> bool:
+        """Whether events can be written under a version that somebody registered; said once if not."""
+        if number not in self._unusable:
+            try:
+                problems = core_problems(text)
+            except ConfigurationError as error:
+                problems = [str(error)]
+            self._unusable[number] = bool(problems)
+            if problems:
+                log.error("a registered version is passed over", version=number, problems=problems)
+        return not self._unusable[number]
+
+    def _passes(self, schema: str) -> bool:
+        try:
+            return self._ask(lambda: bool(self._client.test_compatibility(SUBJECT, Schema(schema, "AVRO"))))
+        except SchemaRegistryError as error:
+            raise self._unavailable(error) from None
 
     def _ask(self, request: Callable[[], T]) -> T:
         """A request's result.

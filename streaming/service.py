@@ -17,7 +17,6 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from schemas.codec import Encoder
 from schemas.live import LiveEncoder
 from schemas.registry import Registry
 from streaming.errors import ServiceUnavailableError
@@ -79,9 +78,14 @@ def when_available(what: str, call: Callable[[], T], stop: threading.Event, prog
     )(call)
 
 
-def prepare(settings: Settings, tenants: tuple[Tenant, ...], stop: threading.Event, progress: Progress) -> Encoder:
-    """Topics and schema are there before the first event; waits for Kafka and the registry."""
+def prepare(settings: Settings, tenants: tuple[Tenant, ...], stop: threading.Event, progress: Progress) -> LiveEncoder:
+    """Topics and schema are there before the first event; waits for Kafka and the registry.
+
+    Returns:
+        An encoder that follows the registry; the caller closes it.
+    """
     when_available("Kafka", lambda: ensure_topics(settings.kafka, tenants), stop, progress)
-    encoder = when_available("schema registry", lambda: LiveEncoder(Registry(settings.registry)), stop, progress)
+    registry = Registry(settings.registry)
+    encoder = when_available("schema registry", lambda: LiveEncoder(registry), stop, progress)
     encoder.follow(settings.registry.refresh_seconds, stop)
     return encoder

@@ -33,11 +33,13 @@ class LandingFile:
         name: path below the landing folder, with ``/``.
         path: the file.
         rows: rows according to the footer.
+        promoted: columns beyond those of every file: promoted fields.
     """
 
     name: str
     path: Path
     rows: int
+    promoted: frozenset[str] = frozenset()
 
 
 class BrokenFileError(Exception):
@@ -81,7 +83,7 @@ def inspect(name: str, path: Path) -> LandingFile:
         if position < 0 or not schema.field(position).type.equals(field.type):
             msg = f"column {field.name} is missing or not {field.type}"
             raise BrokenFileError(msg)
-    return LandingFile(name, path, int(metadata.num_rows))
+    return LandingFile(name, path, int(metadata.num_rows), frozenset(schema.names) - frozenset(SCHEMA.names))
 
 
 def read_through(file: LandingFile) -> None:

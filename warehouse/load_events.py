@@ -16,6 +16,7 @@ from warehouse.engine import Warehouse, writer
 from warehouse.errors import QualityError, StagingError
 from warehouse.landing import BrokenFileError, LandingFile
 from warehouse.ledger import LoadResult, LoadRun, load_run
+from warehouse.promoted import columns, insert_from, promoted
 from warehouse.staging import stage
 from warehouse.statements import run as execute
 from warehouse.windows import Window
@@ -108,7 +109,9 @@ def _insert(
     connection: sa.Connection, run: LoadRun, window: Window | None = None, known_from: int | None = None
 ) -> None:
     """Staged rows → events, one an id, and one of each pair of twins."""
-    twins.take_reconciled(connection, run.load_id)
+    fields = promoted(connection)
+    staged = scratch.staged_with(columns(fields))
+    twins.take_reconciled(connection, staged, fields, run.load_id)
     execute(connection, "events", "drop_repeats")
     if window:
         # What an earlier batch of this very load has put there is not replaced by a repeat from a later file.
@@ -117,8 +120,8 @@ def _insert(
             connection, "events", "delete_window", start_ms=window.start_ms, end_ms=window.end_ms, before_load=before
         )
     twins.give_way(connection)
-    execute(connection, "events", "insert", load_id=run.load_id)
-    twins.decide(connection, run.load_id)
+    connection.execute(insert_from(tables.events, staged, fields, run.load_id))
+    twins.decide(connection, fields, run.load_id)
     events = tables.events.c
     query = sa.select(sa.func.count()).where(events.load_id == run.load_id)
     run.rows = int(connection.execute(query).scalar_one())
@@ -167,7 +170,7 @@ def _stage_good(
     while batch:
         try:
             with connection.begin():
-                staged = stage(connection, warehouse, [file.path for file in batch], bounds)
+                staged = stage(connection, warehouse, batch, bounds)
             failure = None
         except StagingError as error:
             failure = error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text
 
@@ -32,6 +35,13 @@ def _nullable_columns(table: Table, *names: str) -> list[Column[str] | Column[in
 
 staged_events = _scratch("staged_events", Column("staged_no", BigInteger), *_copy_of_events())
 """Rows of a batch of landing files, typed. ``staged_no`` tells equal rows apart."""
+
+
+def staged_with(promoted: Sequence[Column[Any]]) -> Table:
+    """``staged_events`` with the columns of promoted fields behind its own."""
+    own = [Column(column.name, column.type, nullable=column.nullable) for column in staged_events.c]
+    return Table(staged_events.name, MetaData(), *own, *promoted, prefixes=["TEMPORARY"])
+
 
 conversation_scope = _scratch(
     "conversation_scope", Column("vendor", Text), Column("tenant_id", Text), Column("conversation_id", Text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,23 +18,26 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
+from schemas.promoted import PromotedField
 from warehouse import scratch
 from warehouse.engine import Warehouse
 from warehouse.errors import StagingError, primary_message
+from warehouse.landing import LandingFile
+from warehouse.promoted import as_type, columns, pointer, promoted
 from warehouse.statements import statements
 
 _COPY_ROWS = 50_000  # rows of one COPY chunk: some 40 MB with payload and metadata
 
 
 def stage(
-    connection: sa.Connection, warehouse: Warehouse, files: Sequence[Path], bounds: tuple[int, int] | None = None
+    connection: sa.Connection, warehouse: Warehouse, files: Sequence[LandingFile], bounds: tuple[int, int] | None = None
 ) -> int:
     """Fill ``staged_events`` anew.
 
     Args:
         connection: writer's connection, in a transaction.
         warehouse: the warehouse, for the limits of the embedded DuckDB.
-        files: Parquet files of the landing zone.
+        files: Files of the landing zone.
         bounds: take only events with ``start_ms <= timestamp < end_ms``.
 
     Returns:
@@ -44,13 +46,15 @@ def stage(
     Raises:
         StagingError: a file can't be read, or the database failed.
     """
-    scratch.renew(connection, scratch.staged_events)
+    fields = promoted(connection)
+    staged = scratch.staged_with(columns(fields))
+    scratch.renew(connection, staged)
     low, high = bounds or (-(2**63), 2**63 - 1)
-    values = {"files": [str(path) for path in files], "low": low, "high": high}
-    select = statements("landing")["select"]
+    values = {"files": [str(file.path) for file in files], "low": low, "high": high}
+    select = _select(fields, {name for file in files for name in file.promoted})
     try:
         if connection.dialect.name == "duckdb":
-            _insert(connection, select, values)
+            connection.execute(sa.insert(staged).from_select(staged.c.keys(), select), values)
         else:
             _copy(connection, warehouse, select, values)
     except (sa.exc.DBAPIError, duckdb.Error, pa.ArrowException, psycopg.Error, OSError) as error:
@@ -59,15 +63,26 @@ def stage(
     return int(connection.execute(sa.select(sa.func.count()).select_from(scratch.staged_events)).scalar_one())
 
 
-def _insert(connection: sa.Connection, select: sa.TextClause, values: dict[str, Any]) -> None:
-    columns = scratch.staged_events.c
-    typed = select.columns(*[sa.column(column.name, column.type) for column in columns])
-    connection.execute(sa.insert(scratch.staged_events).from_select(columns.keys(), typed), values)
+def _select(fields: Sequence[PromotedField], typed: set[str]) -> sa.Select[Any]:
+    """The landing rows, and of each promoted field the typed column, if a file has it, else what the metadata says."""
+    own = [sa.column(column.name, column.type) for column in scratch.staged_events.c]
+    types = {column.name: column.type for column in columns(fields)}
+    further: list[sa.ColumnClause[Any]] = [sa.column(name) for name in typed]
+    landed = statements("landing")["select"].columns(*own, *further).subquery("landed")
+    values = []
+    for field in fields:
+        text = sa.func.json_extract_string(landed.c.metadata, pointer(field.key))
+        value = as_type(sa.type_coerce(text, sa.Text), field.type, "duckdb")
+        if field.name in typed:
+            value = sa.func.coalesce(sa.try_cast(landed.c[field.name], types[field.name]), value)
+        values.append(value.label(field.name))
+    return sa.select(*[landed.c[column.name] for column in own], *values)
 
 
-def _copy(connection: sa.Connection, warehouse: Warehouse, select: sa.TextClause, values: dict[str, Any]) -> None:
+def _copy(connection: sa.Connection, warehouse: Warehouse, select: sa.Select[Any], values: dict[str, Any]) -> None:
     compiled = select.compile(dialect=duckdb_engine.Dialect(paramstyle="numeric_dollar"))
-    parameters = [values[name] for name in compiled.positiontup or ()]
+    bound = {**compiled.params, **values}
+    parameters = [bound[name] for name in compiled.positiontup or ()]
     options = pa_csv.WriteOptions(include_header=False)
     copy_rows = connection.connection.cursor().copy
     with (

@@ -246,9 +246,7 @@ def run_sink(settings: Settings, stop: threading.Event) -> None:
     health = settings.health
     with HealthServer(health.host, health.analytics_sink, progress, lambda: sink is not None and sink.assigned):
         encoder = prepare(settings, settings.tenants, stop, progress)
-        decoder = when_available(
-            "schema registry", lambda: Registry(settings.registry).decoder(as_written=True), stop, progress
-        )
+        registry = Registry(settings.registry)
         engine = when_available("state database", lambda: open_state(settings.state_url), stop, progress)
         ttl = settings.state.lease_ttl_seconds
         keeper = LeaseKeeper(engine, [f"slot/{slot}" for slot in slots], ttl=ttl, at_most=1)
@@ -258,6 +256,7 @@ def run_sink(settings: Settings, stop: threading.Event) -> None:
             lease = _wait_for_slot(keeper, progress, stop)
             if lease is None:
                 return
+            decoder = registry.decoder(as_written=True)
             sink = AnalyticsSink(settings, lease.removeprefix("slot/"), decoder, publisher, stop)
             while not stop.is_set():
                 # A database that does not answer is no reason to stop: Kafka fences a second member of this slot.
@@ -274,6 +273,8 @@ def run_sink(settings: Settings, stop: threading.Event) -> None:
         finally:
             keeper.close()
             publisher.close()
+            encoder.close()
+            registry.close()
             engine.dispose()
 
 

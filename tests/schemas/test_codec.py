@@ -34,6 +34,25 @@ def test_decode_undoes_encode(event: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("timestamp", 2**63),
+        ("timestamp", "1"),
+        ("event_id", None),
+        ("payload", {"a": 1}),
+        ("metadata", {"a": "\ud800"}),
+    ],
+)
+def test_what_does_not_fit_the_schema_is_a_bad_event(field: str, value: Any) -> None:
+    event: Any = dict.fromkeys(("event_id", "vendor", "tenant_id", "event_type"), "") | {
+        "timestamp": 1, "payload": {}, "metadata": {}, field: value,
+    }  # fmt: skip
+    with pytest.raises(BadEventError) as caught:
+        Encoder(latest_schema(), 7).encode(event)
+    assert caught.value.reason == "unencodable"
+
+
+@pytest.mark.parametrize(
     ("raw", "reason"),
     [
         (None, "undecodable"),

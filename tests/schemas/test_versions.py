@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
-from typer.testing import CliRunner
+from pydantic import ValidationError
 
 from devstack.stack import LocalStack
 from schemas.canonical import AVRO_DIR, CanonicalEvent, latest_schema, schema_versions, write_version
 from schemas.live import LiveEncoder
 from schemas.promoted import PromotedField, promoted_fields, with_promoted
 from schemas.registry import IncompatibleSchemaError, Registry
-from streaming.cli import app
 from streaming.errors import BadEventError, ConfigurationError, ServiceUnavailableError
 from streaming.settings import RegistrySettings
 from tests.processes import until
@@ -114,6 +114,30 @@ def test_a_version_is_never_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+def test_of_two_writers_of_a_version_one_wins_and_the_other_is_told(tmp_path: Path) -> None:
+    texts = [with_promoted(V1, [SCORE._replace(key=f"genesys.score{number}")]) for number in range(8)]
+
+    def write(text: str) -> str | None:
+        try:
+            return write_version(tmp_path, 2, text).read_text()
+        except ConfigurationError:
+            return None
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        written = [text for text in pool.map(write, texts) if text is not None]
+    assert written == [schema_versions(tmp_path)[2]]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_closed_encoder_asks_no_more(registry: Registry) -> None:
+    encoder = LiveEncoder(registry)
+    before = threading.active_count()
+    encoder.follow(3600, threading.Event())
+    assert threading.active_count() == before + 1
+    encoder.close()
+    until(lambda: threading.active_count() == before, 20, "its thread ends")
+
+
 def test_the_encoder_follows_the_registry_also_over_an_outage(own_registry: LocalStack, registry: Registry) -> None:
     encoder = LiveEncoder(registry)
     assert "genesys_score" not in decoded(registry, encoder.encode(EVENT))
@@ -168,30 +192,6 @@ def test_a_registry_that_is_down_is_said_so() -> None:
     down.close()
 
 
-def test_the_command_checks_files_and_the_project(
-    settings: RegistrySettings, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CCAAS_REGISTRY__URL", settings.url)
-    monkeypatch.setenv("CCAAS_REGISTRY__SCHEMA_DIR", str(settings.schema_dir))
-    monkeypatch.setenv("CCAAS_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("COLUMNS", "200")
-    registry.register(V1)
-    registry.register(V2)
-    write_version(registry.folder, 2, V2)
-    good, bad = tmp_path / "good.avsc", tmp_path / "bad.avsc"
-    good.write_text(V3)
-    bad.write_text(with_promoted(V1, [SCORE._replace(type="boolean")]))
-
-    def check(*arguments: str) -> tuple[int, str]:
-        result = CliRunner().invoke(app, ["schema", "check", *arguments])
-        return result.exit_code, result.output
-
-    assert check()[0] == 0
-    assert check(str(good))[0] == 0
-    code, output = check(str(bad))
-    assert code == 2
-    assert "registry, v2" in output
-    assert "genesys_score" in output
-    code, output = check("--offline", str(bad))
-    assert code == 2
-    assert "registry, v2" not in output
+def test_the_folder_of_versions_is_the_same_from_wherever_one_reads() -> None:
+    with pytest.raises(ValidationError, match="absolute"):
+        RegistrySettings(schema_dir=Path("avro"))

@@ -23,17 +23,3 @@ DELETE FROM events
 WHERE timestamp_ms >= :start_ms AND timestamp_ms < :end_ms
   AND load_id < :before_load
   AND event_id IN (SELECT s.event_id FROM staged_events s)
-
--- name: insert
-INSERT INTO events (
-    event_id, vendor, tenant_id, event_type, timestamp, timestamp_ms, conversation_id, parent_conversation_id, queue_id,
-    agent_id, media_type, direction, ani, dnis, outcome, agent_status, end_reason, wrapup_code, wait_ms, talk_ms, hold_ms,
-    acw_ms, duration_ms, payload, metadata, topic, "partition", "offset", published_at, load_id
-)
-SELECT
-    s.event_id, s.vendor, s.tenant_id, s.event_type, s.timestamp, s.timestamp_ms, s.conversation_id,
-    s.parent_conversation_id, s.queue_id, s.agent_id, s.media_type, s.direction, s.ani, s.dnis, s.outcome, s.agent_status,
-    s.end_reason, s.wrapup_code, s.wait_ms, s.talk_ms, s.hold_ms, s.acw_ms, s.duration_ms, s.payload, s.metadata, s.topic,
-    s."partition", s."offset", s.published_at, :load_id
-FROM staged_events s
-WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.event_id = s.event_id)

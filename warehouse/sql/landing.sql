@@ -2,7 +2,8 @@
 
 -- name: select
 -- Numbers longer than 12 digits (31 years of ms) and instants outside 1970 to 9999 are no measurements: NULL.
--- A map's value is text; what is not a whole number in decimal is NULL.
+-- A map's value is text; what is not a whole number in decimal is NULL. Last come the columns of promoted fields, those of
+-- any of the files; others have NULL there.
 SELECT
     row_number() OVER () AS staged_no,
     event_id,
@@ -35,6 +36,9 @@ SELECT
     _offset AS "offset",
     CASE
         WHEN _published_at >= 0 AND _published_at < 253402300800000 THEN make_timestamptz(_published_at * 1000)
-    END AS published_at
-FROM read_parquet(:files)
+    END AS published_at,
+    * EXCLUDE (
+        _topic, _partition, _offset, _published_at, event_id, vendor, tenant_id, timestamp, event_type, payload, metadata
+    )
+FROM read_parquet(:files, union_by_name => true)
 WHERE timestamp >= :low AND timestamp <= :high

@@ -8,29 +8,6 @@ SELECT count(*) FROM staged_events s WHERE s.metadata LIKE :mark AND s.conversat
 -- name: kept
 SELECT count(*) FROM (SELECT 1 AS one FROM reconciled_events LIMIT 1) r
 
--- name: note
--- Of repeats the lowest topic, partition and offset; what is known already stays as it is.
-INSERT INTO reconciled_events (
-    event_id, vendor, tenant_id, event_type, timestamp, timestamp_ms, conversation_id, parent_conversation_id, queue_id,
-    agent_id, media_type, direction, ani, dnis, outcome, agent_status, end_reason, wrapup_code, wait_ms, talk_ms, hold_ms,
-    acw_ms, duration_ms, payload, metadata, topic, "partition", "offset", published_at, load_id
-)
-SELECT
-    s.event_id, s.vendor, s.tenant_id, s.event_type, s.timestamp, s.timestamp_ms, s.conversation_id,
-    s.parent_conversation_id, s.queue_id, s.agent_id, s.media_type, s.direction, s.ani, s.dnis, s.outcome, s.agent_status,
-    s.end_reason, s.wrapup_code, s.wait_ms, s.talk_ms, s.hold_ms, s.acw_ms, s.duration_ms, s.payload, s.metadata, s.topic,
-    s."partition", s."offset", s.published_at, :load_id
-FROM (
-    SELECT
-        f.*,
-        row_number() OVER (
-            PARTITION BY f.event_id ORDER BY f.topic, f."partition", f."offset", f.timestamp_ms, f.staged_no
-        ) AS nth
-    FROM staged_events f
-    WHERE f.metadata LIKE :mark AND f.conversation_id IS NOT NULL
-) s
-WHERE s.nth = 1 AND NOT EXISTS (SELECT 1 FROM reconciled_events r WHERE r.event_id = s.event_id)
-
 -- name: note_again
 -- Decided anew: a load by window may have to put it back.
 UPDATE reconciled_events
@@ -149,19 +126,3 @@ WHERE EXISTS (
     WHERE r.event_id = events.event_id AND r.topic = events.topic AND r."partition" = events."partition"
       AND r."offset" = events."offset"
 )
-
--- name: put_in
-INSERT INTO events (
-    event_id, vendor, tenant_id, event_type, timestamp, timestamp_ms, conversation_id, parent_conversation_id, queue_id,
-    agent_id, media_type, direction, ani, dnis, outcome, agent_status, end_reason, wrapup_code, wait_ms, talk_ms, hold_ms,
-    acw_ms, duration_ms, payload, metadata, topic, "partition", "offset", published_at, load_id
-)
-SELECT
-    r.event_id, r.vendor, r.tenant_id, r.event_type, r.timestamp, r.timestamp_ms, r.conversation_id,
-    r.parent_conversation_id, r.queue_id, r.agent_id, r.media_type, r.direction, r.ani, r.dnis, r.outcome, r.agent_status,
-    r.end_reason, r.wrapup_code, r.wait_ms, r.talk_ms, r.hold_ms, r.acw_ms, r.duration_ms, r.payload, r.metadata, r.topic,
-    r."partition", r."offset", r.published_at, :load_id
-FROM reconciled_events r
-JOIN twin_scope s ON s.vendor = r.vendor AND s.tenant_id = r.tenant_id AND s.conversation_id = r.conversation_id
-WHERE NOT EXISTS (SELECT 1 FROM twin_losers l WHERE l.event_id = r.event_id)
-  AND NOT EXISTS (SELECT 1 FROM events e WHERE e.event_id = r.event_id)

@@ -55,6 +55,7 @@ def run_publisher(settings: Settings, stop: threading.Event) -> None:
             poller.join()
             drain.close()
             publisher.close()
+            encoder.close()
 
 
 def _loop(

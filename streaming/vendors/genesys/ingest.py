@@ -97,6 +97,7 @@ class GenesysIngest:
             finally:
                 keeper.close()
                 publisher.close()
+                encoder.close()
                 engine.dispose()
 
     async def _serve(self, publisher: Publisher, engine: sa.Engine, keeper: LeaseKeeper) -> None:
