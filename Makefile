@@ -30,10 +30,11 @@ demo: install ## The main job: a real day of calls through the whole platform (A
 test: install ## Unit and integration tests on real Kafka and registry
 	$(RUN) pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
-lint: install ## Style and types
+lint: install ## Style, types, versions of the schema
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) ccaas schema check --offline
 
 truth: install ## Slow proof: a whole month of calls (TRACE=file) equals an independent computation, in every cell
 	$(RUN) pytest -m slow tests/truth $(ARGS)
