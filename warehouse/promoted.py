@@ -70,7 +70,21 @@ def columns(fields: Sequence[PromotedField]) -> list[sa.Column[Any]]:
     return [sa.Column(field.name, _TYPES[field.type]) for field in fields]
 
 
-def add_promoted(connection: sa.Connection, fields: Sequence[PromotedField], schema_version: int) -> None:
+def check_columns(connection: sa.Connection, fields: Sequence[PromotedField]) -> None:
+    """Whether fields can have the columns of their names. Changes nothing.
+
+    Raises:
+        ConfigurationError: a name can't be a column's, or is taken by another column or field.
+    """
+    known = {field.name: field for field in promoted(connection)}
+    for field in fields:
+        if known.get(field.name) != field:
+            _check(field, known)
+
+
+def add_promoted(
+    connection: sa.Connection, fields: Sequence[PromotedField], schema_version: int
+) -> tuple[PromotedField, ...]:
     """Give fields their columns and fill these for the events that are there. In the caller's transaction; idempotent.
 
     Args:
@@ -78,14 +92,16 @@ def add_promoted(connection: sa.Connection, fields: Sequence[PromotedField], sch
         fields: What is promoted; those that have a column already are passed over.
         schema_version: Version of the schema that has them first.
 
+    Returns:
+        Those that got a column.
+
     Raises:
-        ConfigurationError: a name can't be a column's, or is taken by another column or field.
+        ConfigurationError: see :func:`check_columns`.
     """
-    known = {field.name: field for field in promoted(connection)}
-    for field in fields:
-        if known.get(field.name) == field:
-            continue
-        _check(field, known)
+    check_columns(connection, fields)
+    known = promoted(connection)
+    added = tuple(field for field in fields if field not in known)
+    for field in added:
         operations = Operations(MigrationContext.configure(connection))
         for table in _TABLES:
             if field.name not in _columns_of(connection, table):  # a restored database may have it
@@ -94,7 +110,7 @@ def add_promoted(connection: sa.Connection, fields: Sequence[PromotedField], sch
         row = {"name": field.name, "vendor": field.key.partition(".")[0], "field": field.key, "type": field.type}
         more = {"schema_version": schema_version, "promoted_at": datetime.now(UTC)}
         connection.execute(sa.insert(tables.promoted_fields), {**row, **more})
-        known[field.name] = field
+    return added
 
 
 def as_type(text: sa.ColumnElement[Any], type_: FieldType, dialect: str) -> sa.ColumnElement[Any]:
