@@ -5,6 +5,8 @@ from __future__ import annotations
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_when_event_set, wait_random_exponential
 
+from flows.alerts import tell_prefect
+from streaming.announce import announcing
 from streaming.errors import FencedError, ServiceUnavailableError
 from streaming.logs import configure_logs
 from streaming.run import services
@@ -36,7 +38,7 @@ def run_stream(name: str) -> None:
         error = state.outcome.exception() if state.outcome else None
         log.error("service built anew", service=name, error=str(error), attempt=state.attempt_number)
 
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, announcing(settings, tell_prefect):
         attempts = Retrying(
             retry=retry_if_exception_type((ServiceUnavailableError, OSError)),
             wait=wait_random_exponential(multiplier=1, max=_MAX_WAIT_S),

@@ -10,6 +10,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
+from flows._alert_key import ALERT_KEY
 from flows._load import retry_while_down, scheduled_time, show_table
 from flows._tenants import RunLogger, for_each_tenant
 from streaming.errors import CcaasError, ConfigurationError
@@ -192,6 +193,7 @@ def _alert(event: str, report: ReconcileReport, **payload: float) -> None:
         resource={
             "prefect.resource.id": f"ccaas.tenant.{VENDOR}.{report.tenant_id}",
             "prefect.resource.name": report.tenant_id,
+            ALERT_KEY: event,
         },
         payload={
             "window_start": report.window_start.isoformat(),

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
+from flows._alert_key import ALERT_KEY
 from flows._load import retry_while_down, scheduled_time, window_of
 from flows._tenants import for_each_tenant
 from flows.genesys_backfill import show_backfill
@@ -14,6 +15,9 @@ from streaming.errors import CcaasError
 from streaming.settings import load_settings
 from streaming.vendors.genesys.backfill import backfill, genesys_tenant
 from streaming.vendors.genesys.connection import VENDOR
+
+MISSING = "ccaas.genesys.missing-above-threshold"
+"""Event raised when more than the given share of a tenant's events was missing."""
 
 
 @flow(name="genesys-completeness")
@@ -53,8 +57,8 @@ def genesys_completeness(
     for report in reports:
         if report.missing_share > alert_missing_share:
             emit_event(
-                event="ccaas.genesys.missing-above-threshold",
-                resource={"prefect.resource.id": f"ccaas.tenant.{VENDOR}.{report.tenant_id}"},
+                event=MISSING,
+                resource={"prefect.resource.id": f"ccaas.tenant.{VENDOR}.{report.tenant_id}", ALERT_KEY: MISSING},
                 payload={
                     "start": since.isoformat(),
                     "end": until.isoformat(),

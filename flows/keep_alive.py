@@ -27,7 +27,12 @@ from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 from prefect.states import Crashed
 
+from flows._alert_key import ALERT_KEY
+
 STREAM_TAG = "stream"
+EXHAUSTED = "ccaas.stream.restart-budget-exhausted"
+"""Event raised when a deployment was started so often within an hour that a person must look."""
+
 _ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.CANCELLING, StateType.PAUSED]
 
 
@@ -78,8 +83,11 @@ def _keep(client: SyncPrefectClient, deployment: DeploymentResponse, budget: int
     if starts >= budget:
         logger.error("%s: %s starts within an hour; not started again, look at its runs", deployment.name, starts)
         emit_event(
-            event="ccaas.stream.restart-budget-exhausted",
-            resource={"prefect.resource.id": f"prefect.deployment.{deployment.id}"},
+            event=EXHAUSTED,
+            resource={
+                "prefect.resource.id": f"prefect.deployment.{deployment.id}",
+                ALERT_KEY: f"{EXHAUSTED}/{deployment.name}",
+            },
             payload={"deployment": deployment.name, "starts": starts},
         )
         return "budget exhausted"

@@ -7,10 +7,14 @@ from datetime import UTC, datetime
 from prefect import flow
 from prefect.events import emit_event
 
+from flows._alert_key import ALERT_KEY
 from flows._load import show_table
 from streaming.settings import load_settings
 from streaming.vendors.cxone.connection import VENDOR
 from streaming.vendors.cxone.deferred import TenantReport, process_deferred
+
+DEFERRED = "ccaas.webhooks.deferred"
+"""Event raised when webhooks were never proven: somebody sent what the vendor does not know."""
 
 
 @flow(name="process-deferred-webhooks")
@@ -36,8 +40,8 @@ def process_deferred_webhooks(max_seconds: int = 240) -> dict[str, int]:
     for tenant in report.tenants:
         if tenant.expired:
             emit_event(
-                event="ccaas.webhooks.deferred",
-                resource={"prefect.resource.id": f"ccaas.tenant.{VENDOR}.{tenant.tenant_id}"},
+                event=DEFERRED,
+                resource={"prefect.resource.id": f"ccaas.tenant.{VENDOR}.{tenant.tenant_id}", ALERT_KEY: DEFERRED},
                 payload={"dead_letters": tenant.expired, "waiting": tenant.waiting},
             )
     report.check()

@@ -20,6 +20,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Settings.")
 schema_app = typer.Typer(no_args_is_help=True, help="The canonical event's schema.")
 topics_app = typer.Typer(no_args_is_help=True, help="Kafka topics of the tenants.")
 cxone_app = typer.Typer(no_args_is_help=True, help="NICE CXone.")
+alerts_app = typer.Typer(no_args_is_help=True, help="Alerts of the Prefect server.")
+app.add_typer(alerts_app, name="alerts")
 app.add_typer(config_app, name="config")
 app.add_typer(cxone_app, name="cxone")
 app.add_typer(schema_app, name="schema")
@@ -48,6 +50,7 @@ def run(
     service: Annotated[str, typer.Argument(help="genesys-ingest, cxone-receiver, cxone-publisher, analytics-sink")],
 ) -> None:
     """Run one long-running service in the foreground, without Prefect."""
+    from streaming.announce import announcing, log_tell  # noqa: PLC0415
     from streaming.run import services  # noqa: PLC0415
     from streaming.service import stop_on_signals  # noqa: PLC0415
 
@@ -56,7 +59,7 @@ def run(
         msg = f"no service {service!r}; there are {', '.join(sorted(known))}"
         raise typer.BadParameter(msg)
     settings = _settings()
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, announcing(settings, log_tell):
         known[service](settings, stop)
 
 
@@ -145,6 +148,16 @@ def cxone_register(
     console.print(table)
     if any(item.error is not None or item.twins for item in done):
         raise typer.Exit(2)
+
+
+@alerts_app.command("install")
+def alerts_install() -> None:
+    """Create or update the automation that tells people, on the server that PREFECT_API_URL names."""
+    from flows.alerts import NAME, install_alerts  # noqa: PLC0415
+
+    settings = _settings()
+    done = install_alerts(settings.alerts.blocks)
+    console.print(f"automation {NAME!r} {done}: tells {', '.join(settings.alerts.blocks)}")
 
 
 @app.command()

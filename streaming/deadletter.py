@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from schemas.normalise import MAX_TIMESTAMP_MS
 from streaming.errors import BadEventError
 
 Headers = list[tuple[str, str | bytes | None]]
@@ -22,6 +23,9 @@ _MAX_PATH_CHARS = 300
 # Which element of an array it was makes no kind of its own.
 _INDEX = re.compile(r"\[\d+\]")
 _NATURAL = re.compile(r"[0-9]{1,15}")
+
+KIND_HEADERS = frozenset({f"{_CONNECT}stage", f"{_OWN}reason", f"{_OWN}path"})
+"""The headers by which kinds of failure are told apart."""
 
 FOREIGN = "foreign"
 """Stage and reason of a record on a dead-letter topic that this platform did not write."""
@@ -54,7 +58,7 @@ def dead_letter_headers(
         original: Headers of the failed record, kept as they are.
         attempt: How often it was tried.
     """
-    kept: Headers = [(key, value) for key, value in original if not key.startswith((_CONNECT, _OWN))]
+    kept = original_headers(original)
     texts = {
         f"{_CONNECT}stage": stage,
         f"{_CONNECT}exception.class.name": type(error).__name__,
@@ -73,6 +77,19 @@ def dead_letter_headers(
         }
     kept.extend((key, text.encode()) for key, text in texts.items())
     return kept
+
+
+def original_headers(headers: Iterable[tuple[str, bytes | None]]) -> Headers:
+    """Headers that the failed record had itself."""
+    return [(key, value) for key, value in headers if not key.startswith((_CONNECT, _OWN))]
+
+
+def origin_of(headers: Iterable[tuple[str, bytes | None]]) -> Origin | None:
+    """Where a dead letter's headers say that the record lay on Kafka; None if they do not."""
+    texts = {key: (value or b"").decode("utf-8", "replace") for key, value in headers if key.startswith(_CONNECT)}
+    topic, offset = texts.get(f"{_CONNECT}topic", ""), _natural(texts.get(f"{_CONNECT}offset", ""), -1)
+    partition = _natural(texts.get(f"{_CONNECT}partition", ""), -1)
+    return Origin(topic, partition, offset) if topic and partition >= 0 and offset >= 0 else None
 
 
 class Described(NamedTuple):
@@ -111,7 +128,7 @@ def described(headers: Iterable[tuple[str, str | bytes | None]], record_ms: int)
         path=_INDEX.sub("[]", texts.get(f"{_OWN}path", ""))[:_MAX_PATH_CHARS],
         message=texts.get(f"{_CONNECT}exception.message", "")[:_MAX_MESSAGE_CHARS],
         attempt=_natural(texts.get(f"{_OWN}attempt", ""), 1),
-        failed_ms=_natural(texts.get(f"{_OWN}time", ""), record_ms),
+        failed_ms=min(_natural(texts.get(f"{_OWN}time", ""), record_ms), MAX_TIMESTAMP_MS),
         is_ours=is_ours,
     )
 

@@ -12,6 +12,7 @@ from prometheus_client import Counter
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Encoder
 from streaming.deadletter import Headers
+from streaming.drift import DriftWatch
 from streaming.errors import BadEventError, ServiceUnavailableError
 from streaming.settings import Settings, Tenant
 from streaming.topics import MAX_RECORD_BYTES
@@ -56,6 +57,9 @@ class Publisher:
         self._refused: dict[str, KafkaError] = {}
         self._queued_bytes = 0
         self._counters: dict[str, Counter] = {}
+        # A tool with no place for a state database has nobody to tell.
+        has_state = settings.state.url is not None or settings.data_dir.is_absolute()
+        self._drift = DriftWatch(settings.state_url) if has_state else None
         self._producer = Producer(
             {
                 **settings.kafka.client_config(),
@@ -116,6 +120,8 @@ class Publisher:
             key = event["payload"].get("conversation_id", key)
         headers: Headers = [(RECEIVED_AT, b"%d" % received_us), (TRANSPORT, transport.encode())]
         self._produce(tenant.events_topic, key.encode(), value, headers, self._counter(tenant), acknowledged)
+        if self._drift is not None:
+            self._drift.see_event(tenant, event)
 
     def _counter(self, tenant: Tenant) -> Counter:
         """The tenant's counter; kept, since looking up labels costs as much as counting."""
@@ -137,6 +143,8 @@ class Publisher:
         value = value if value is None else value[:MAX_VALUE_BYTES]
         counter = dead_lettered.labels(tenant.vendor, tenant.tenant_id)
         self._produce(tenant.dlq_topic, key, value, headers, counter, acknowledged)
+        if self._drift is not None:
+            self._drift.see_dead_letter(tenant, value, headers)
 
     def _produce(  # noqa: PLR0917 (by position: it runs once an event)
         self,
@@ -208,6 +216,8 @@ class Publisher:
         """Forget what is queued: the next producer reads it again from the durable input, in order."""
         self._producer.purge(in_queue=True, in_flight=True)
         self._producer.poll(0)
+        if self._drift is not None:
+            self._drift.close()
 
     def drain(self, timeout: float) -> int:
         """Wait until all is acknowledged, at most ``timeout`` seconds; gives the number that is not."""

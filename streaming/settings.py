@@ -64,6 +64,13 @@ HttpAddress = Annotated[str, AfterValidator(_http_url)]
 """An http or https URL without credentials."""
 
 
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        msg = "must be an absolute path: each flow of a Prefect worker runs in a folder of its own"
+        raise ValueError(msg)
+    return value
+
+
 class _Section(BaseModel):
     """A section of the file; a key that it does not know is an error, so that a typing mistake is noticed."""
 
@@ -89,7 +96,7 @@ class RegistrySettings(_Section):
 
     url: HttpAddress = "http://127.0.0.1:8081/apis/ccompat/v7"
     # Folder of the schema's versions (.avsc), where promotion adds new ones; by default the project's schemas/avro.
-    schema_dir: Path | None = None
+    schema_dir: Annotated[Path, AfterValidator(_absolute)] | None = None
     # How often running services look for a newer version.
     refresh_seconds: PositiveFloat = 30
     client: dict[str, SecretStr] = Field(default_factory=dict)
@@ -175,6 +182,19 @@ class HealthSettings(_Section):
     analytics_sink: Annotated[int, Field(ge=0, le=65535)] = 8104
 
 
+def _block(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]+/[a-z0-9-]+", value):
+        msg = "must be a block's type and name, for example slack-webhook/on-call"
+        raise ValueError(msg)
+    return value
+
+
+class AlertsSettings(_Section):
+    """Who is told: notification blocks on the Prefect server, as type/name; ``ccaas alerts install`` uses them."""
+
+    blocks: tuple[Annotated[str, AfterValidator(_block)], ...] = ()
+
+
 class Tenant(_Section):
     """One tenant of one vendor. ``connection`` is validated by the vendor's package."""
 
@@ -219,6 +239,7 @@ class Settings(BaseSettings):
     state: StateSettings = StateSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     health: HealthSettings = HealthSettings()
+    alerts: AlertsSettings = AlertsSettings()
     # What a vendor's package lets one set for all its tenants together, by vendor; validated by the package.
     vendors: dict[str, dict[str, Any]] = Field(default_factory=dict, repr=False)
     tenants: tuple[Tenant, ...] = ()

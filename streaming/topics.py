@@ -34,8 +34,8 @@ def ensure_topics(settings: KafkaSettings, tenants: Iterable[Tenant]) -> None:
         ServiceUnavailableError: the cluster does not answer.
         ConfigurationError: it refuses a topic.
     """
-    wanted = {
-        name: NewTopic(
+    wanted = [
+        NewTopic(
             name,
             num_partitions=partitions,
             replication_factor=settings.replication_factor,
@@ -43,7 +43,13 @@ def ensure_topics(settings: KafkaSettings, tenants: Iterable[Tenant]) -> None:
         )
         for tenant in tenants
         for name, partitions in ((tenant.events_topic, tenant.partitions), (tenant.dlq_topic, 1))
-    }
+    ]
+    ensure(settings, wanted)
+
+
+def ensure(settings: KafkaSettings, topics: Iterable[NewTopic]) -> None:
+    """Create topics that are missing, and add partitions where there are fewer; raises as :func:`ensure_topics`."""
+    wanted = {topic.topic: topic for topic in topics}
     admin = AdminClient(settings.client_config())
     try:
         existing = admin.list_topics(timeout=_TIMEOUT_S).topics

@@ -16,7 +16,7 @@ from warehouse.statements import statements
 from warehouse.windows import Window
 
 _OFFERED, _ANSWERED, _ABANDONED = "#9db4c8", "#1f5f8b", "#c8553d"
-_INK, _MUTED, _GRID = "#22303c", "#5d6b78", "#dfe5ea"
+INK, MUTED, GRID = "#22303c", "#5d6b78", "#dfe5ea"
 _WIDTH_IN, _HEIGHT_IN, _DPI = 11.0, 4.6, 130
 _HOURS_SHOWN = timedelta(days=2)
 
@@ -84,35 +84,46 @@ def offered_answered_png(
 
 def draw_counts(counts: Sequence[IntervalCounts], window: Window, whose: str) -> bytes:
     """Draw what :func:`interval_counts` gave; ``whose`` names tenant and queue in the title."""
+    figure, axes = new_figure()
+    minutes = counts[0].minutes if counts else 15
+    totals = ", ".join(
+        f"{sum(getattr(count, name) for count in counts):,} {name}" for name in ("offered", "answered", "abandoned")
+    )
+    figure.text(0.012, 0.925, f"Contacts offered and answered per {minutes} min", size=14, color=INK, weight="bold")
+    figure.text(0.012, 0.865, f"{whose} · {span_text(window)} UTC · {totals}", size=10, color=MUTED)
+    if counts:
+        _bars(axes, counts, narrow=window.end - window.start <= _HOURS_SHOWN)
+        figure.legend(
+            loc="upper right", bbox_to_anchor=(0.992, 0.99), ncols=3, frameon=False, fontsize=10, labelcolor=INK
+        )
+    else:
+        axes.text(0.5, 0.5, "no contacts in this window", transform=axes.transAxes, ha="center", color=MUTED, size=13)
+    time_axis(axes, *_limits(counts, window))
+    if not counts:
+        axes.set_yticks([])
+    return png_of(figure)
+
+
+def new_figure() -> tuple[Any, Any]:
+    """An empty figure with room for a title, and its axes, for counts per time: whole numbers, quiet grid."""
     # Matplotlib takes a second to import, and few loads draw. Figure without pyplot: no global state, no display.
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: PLC0415
 
     figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), dpi=_DPI, facecolor="white")
     axes = figure.add_axes((0.045, 0.1, 0.925, 0.7))
-    minutes = counts[0].minutes if counts else 15
-    totals = ", ".join(
-        f"{sum(getattr(count, name) for count in counts):,} {name}" for name in ("offered", "answered", "abandoned")
-    )
-    figure.text(0.012, 0.925, f"Contacts offered and answered per {minutes} min", size=14, color=_INK, weight="bold")
-    figure.text(0.012, 0.865, f"{whose} · {_span(window)} UTC · {totals}", size=10, color=_MUTED)
-    if counts:
-        _bars(axes, counts, narrow=window.end - window.start <= _HOURS_SHOWN)
-        figure.legend(
-            loc="upper right", bbox_to_anchor=(0.992, 0.99), ncols=3, frameon=False, fontsize=10, labelcolor=_INK
-        )
-    else:
-        axes.text(0.5, 0.5, "no contacts in this window", transform=axes.transAxes, ha="center", color=_MUTED, size=13)
-    _time_axis(axes, *_limits(counts, window))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):,.0f}"))
-    if not counts:
-        axes.set_yticks([])
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_MUTED, length=0, labelsize=9.5)
+    axes.tick_params(colors=MUTED, length=0, labelsize=9.5)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    return figure, axes
+
+
+def png_of(figure: Any) -> bytes:
+    """The figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)  # without a display: the Agg canvas
     return buffer.getvalue()
@@ -121,7 +132,7 @@ def draw_counts(counts: Sequence[IntervalCounts], window: Window, whose: str) ->
 def _bars(axes: Any, counts: Sequence[IntervalCounts], *, narrow: bool) -> None:
     """Answered before offered, so that both are seen also where more is answered than offered."""
     width = timedelta(minutes=counts[0].minutes) / timedelta(days=1)
-    starts = [_day_number(count.start) for count in counts]
+    starts = [day_number(count.start) for count in counts]
     inset, inner, outer = (0.2, 0.52, 0.92) if narrow else (0.0, 1.0, 1.0)
     shared = {"align": "edge", "linewidth": 0}
     axes.bar(starts, [c.offered for c in counts], width * outer, color=_OFFERED, label="offered", **shared)
@@ -134,13 +145,13 @@ def _bars(axes: Any, counts: Sequence[IntervalCounts], *, narrow: bool) -> None:
         **shared,
     )
     axes.bar(starts, [-c.abandoned for c in counts], width * outer, color=_ABANDONED, label="abandoned", **shared)
-    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.axhline(0, color=INK, linewidth=0.8)
 
 
-def _time_axis(axes: Any, start: datetime, end: datetime) -> None:
-    """Hours for up to two days, else days."""
+def time_axis(axes: Any, start: datetime, end: datetime) -> None:
+    """The axis of a window: hours for up to two days, else days."""
     dates: Any = import_module("matplotlib.dates")  # Any: it is half typed
-    axes.set_xlim(_day_number(start), _day_number(end))
+    axes.set_xlim(day_number(start), day_number(end))
     hours = (end - start) / timedelta(hours=1)
     if end - start <= _HOURS_SHOWN:
         axes.xaxis.set_major_locator(dates.HourLocator(byhour=range(0, 24, max(1, round(hours / 12)))))
@@ -150,7 +161,7 @@ def _time_axis(axes: Any, start: datetime, end: datetime) -> None:
         axes.xaxis.set_major_formatter(dates.DateFormatter("%a %d %b"))
 
 
-def _day_number(instant: datetime) -> float:
+def day_number(instant: datetime) -> float:
     """Matplotlib's unit of time: days since 1970."""
     return (instant - EPOCH) / timedelta(days=1)
 
@@ -164,7 +175,8 @@ def _limits(counts: Sequence[IntervalCounts], window: Window) -> tuple[datetime,
     return max(window.start, counts[0].start - margin), min(window.end, last + margin)
 
 
-def _span(window: Window) -> str:
+def span_text(window: Window) -> str:
+    """A window's day, or its first and last day."""
     last = window.end - timedelta(milliseconds=1)
     if last.date() == window.start.date():
         return f"{window.start:%a %d %b %Y}"

@@ -43,6 +43,8 @@ class GroupCount(_Part):
     hour_ms: int
     outcome: Outcome
     events: Annotated[int, Field(gt=0)]
+    was_parked: bool = False
+    """They were parked before this replay, and are counted under ``outcome`` from now on."""
 
 
 class Replay(_Part):

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]  # public, but not in __all__
 
-import streaming.bus_window
+import streaming.topic_reader
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Encoder
 from schemas.registry import Registry
 from streaming.bus_window import BusWindow
 from streaming.errors import ServiceUnavailableError
 from streaming.settings import KafkaSettings, Settings, Tenant
+from streaming.topic_reader import Place, Span
 from streaming.topics import ensure_topics
 from tests.conftest import Platform
 from tests.processes import free_port
@@ -106,7 +107,7 @@ def test_all_partitions_and_repeats(bus: Bus) -> None:
 
 def test_one_reader_reads_again_and_again(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions that come to their end first are paused; the next read must not find them so."""
-    monkeypatch.setattr(streaming.bus_window, "_SILENT_S", 5)
+    monkeypatch.setattr(streaming.topic_reader, "_SILENT_S", 5)
     bus.put(*range(30))
     with bus.window() as window:
         for _ in range(3):
@@ -131,7 +132,7 @@ def test_what_is_no_event_is_counted(bus: Bus) -> None:
 
 
 def test_a_read_ends_at_the_watermark_of_its_start(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming.bus_window, "_BATCH", 10)
+    monkeypatch.setattr(streaming.topic_reader, "_BATCH", 10)
     bus.put(*range(50))
     with bus.window() as window:
         batches = window.events(NINE, TEN)
@@ -217,16 +218,17 @@ def test_errors_are_no_sign_of_life(bus: Bus, monkeypatch: pytest.MonkeyPatch) -
         def __getattr__(self, _name: str) -> Any:
             return lambda *_: None
 
-    monkeypatch.setattr(streaming.bus_window, "_SILENT_S", 0.2)
+    monkeypatch.setattr(streaming.topic_reader, "_SILENT_S", 0.2)
     with bus.window() as window:
-        real, window._consumer = window._consumer, Erring()  # type: ignore[assignment]
+        reader = window._reader
+        real, reader._consumer = reader._consumer, Erring()  # type: ignore[assignment]
         with pytest.raises(ServiceUnavailableError, match="gave nothing"):
-            list(window._read({0: (0, 1)}, bus.tenant.events_topic))
-        window._consumer = real
+            list(reader.read({Place(bus.tenant.events_topic, 0): Span(0, 1)}))
+        reader._consumer = real
 
 
 def test_a_broker_that_does_not_answer(platform: Platform, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming.bus_window, "_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(streaming.topic_reader, "TIMEOUT_S", 0.3)
     bus.settings = Settings(kafka=KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}"))
     with bus.window() as window, pytest.raises(ServiceUnavailableError, match=bus.tenant.events_topic):
         list(window.events(NINE, TEN))
