@@ -52,12 +52,12 @@ Event {{ event.event }} of {{ event.occurred }}. Of the same there is no further
 
 _TITLES = {
     "failure": "events fail",
-    "unmapped_field": "new field",
+    "unmapped_field": "new fields",
     "more": "more kinds of failure or new fields",
 }
 _SUMMARIES = {
     "failure": "Events of {vendor} fail and are kept as dead letters: {what}.",
-    "unmapped_field": "{vendor} sends a field that it never sent before: {what}. Nothing is lost, it is in metadata.",
+    "unmapped_field": "{vendor} sends what it never sent before: {what}. Nothing is lost, it is in metadata.",
     "more": "So much changed at {vendor} that it is not told one by one for the rest of the hour.",
 }
 _REMEDIES = {

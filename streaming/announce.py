@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import orjson
 import sqlalchemy as sa
 import structlog
 
-from streaming.drift_store import MORE, DriftStore, Finding
+from streaming.drift_store import MORE, DriftKind, DriftStore, Finding
 from streaming.errors import ServiceUnavailableError
 from streaming.lease import LeaseKeeper
 from streaming.reprocess.kinds import HOUR_MS
@@ -24,7 +23,7 @@ from streaming.state import open_state
 log = structlog.get_logger()
 
 MESSAGES_PER_HOUR = 10
-"""Of a vendor. One more says that there are more kinds."""
+"""Of a vendor's failures, and of its fields. One more says that there are more kinds."""
 
 _EVERY_S = 10.0
 _EXPIRE_EVERY_S = 3600.0
@@ -34,6 +33,7 @@ _LEASE_TTL_S = 30.0
 # At once; the rest waits for the next round.
 _MAX_FINDINGS = 5_000
 _END_S = 5.0
+_MOST_NAMES = 10
 _NAMESPACE = uuid.UUID("6c0f6d0e-4f2b-5d55-9a3f-0d2f0c6d7a11")
 
 
@@ -44,7 +44,7 @@ class Announcement(NamedTuple):
         id: The same when it is told again, since nobody knows whether it was heard.
         vendor: Whose events changed.
         kind: ``failure``, ``unmapped_field``, or ``more``: further kinds that are told no more one by one.
-        what: Of a failure stage, reason and path; of a field its metadata key.
+        what: Of a failure stage, reason and path; of fields their metadata keys.
         tenants: All that are concerned.
         noticed_ms: When it was noticed first, epoch ms.
         sample: Of one such event: native type, message.
@@ -66,9 +66,10 @@ Tell = Callable[[Announcement], None]
 class Announcer:
     """Tells what was noticed, each message at least once.
 
-    Of a vendor's failure or field one message an hour: tenants that follow within the hour are part of it. Ten messages
-    an hour and vendor; then one that there are more kinds, and the rest of the hour is left to the table
-    ``failed_events``. How much was told lies in the table, so a restart changes nothing.
+    Of a vendor's failure or field one message an hour: tenants that follow within the hour are part of it, and fields
+    that are noticed together are one message. Ten messages an hour of a vendor's failures, ten of its fields; then one
+    that there are more kinds, and the rest of the hour is left to the table ``failed_events``. How much was told lies
+    in the table, so a restart changes nothing.
 
     Args:
         engine: State database.
@@ -91,41 +92,55 @@ class Announcer:
         if time.monotonic() - self._expired_at >= _EXPIRE_EVERY_S:
             self._store.expire(now_ms)
             self._expired_at = time.monotonic()
-        waiting: dict[tuple[str, str, str], list[Finding]] = {}
+        waiting: dict[tuple[str, str], dict[str, list[Finding]]] = {}
         for finding in self._store.untold(_MAX_FINDINGS):
-            waiting.setdefault((finding.vendor, finding.kind, finding.what), []).append(finding)
+            waiting.setdefault((finding.vendor, finding.kind), {}).setdefault(finding.what, []).append(finding)
         if not waiting:
             return 0
         told = self._store.told_since(now_ms - HOUR_MS)
-        # Who was told more than the bound was told as well that there is more.
-        messages = Counter(vendor for vendor, _, _ in told)
-        latest = {vendor: max(at for (whose, _, _), at in told.items() if whose == vendor) for vendor in messages}
         sent = 0
-        more: dict[str, list[Finding]] = {}
-        for key, findings in waiting.items():
-            vendor = key[0]
-            if key in told:
-                self._store.mark_told(findings, told[key])
-            elif messages[vendor] < MESSAGES_PER_HOUR:
-                self._tell(_announcement(findings))
-                self._store.mark_told(findings, now_ms)
-                messages[vendor] += 1
-                sent += 1
-            elif messages[vendor] == MESSAGES_PER_HOUR:
-                more.setdefault(vendor, []).extend(findings)
-            else:
-                self._store.mark_told(findings, latest[vendor])
-        for findings in more.values():
-            self._tell(_announcement(findings, kind="more", what=MORE))
-            self._store.mark_told(findings, now_ms)
+        for (vendor, kind), by_what in waiting.items():
+            fresh: list[list[Finding]] = []
+            for what, findings in by_what.items():
+                if (at_ms := told.get((vendor, kind, what))) is not None:
+                    self._store.mark_told(findings, at_ms)
+                else:
+                    fresh.append(findings)
+            # A message's findings have one time, which no other's have: so messages are counted.
+            times = {at_ms for (whose, which, _), at_ms in told.items() if (whose, which) == (vendor, kind)}
+            sent += self._tell_fresh(kind, fresh, times, now_ms + sent)
+        return sent
+
+    def _tell_fresh(self, kind: str, fresh: list[list[Finding]], times: set[int], now_ms: int) -> int:
+        """Tell what is new of a vendor and kind, within the bound of an hour; gives the number of messages.
+
+        Args:
+            kind: Of all of it.
+            fresh: Findings by what they tell of.
+            times: Of this hour's messages, epoch ms.
+            now_ms: Time of the first message.
+        """
+        # Fields that come together are one change of the vendor; failures may have causes of their own.
+        messages = [_together(fresh)] if fresh and kind == DriftKind.UNMAPPED_FIELD else fresh
+        room = max(MESSAGES_PER_HOUR - len(times), 0)
+        for number, findings in enumerate(messages[:room]):
+            self._tell(_announcement(findings))
+            self._store.mark_told(findings, now_ms + number)
+        sent = min(room, len(messages))
+        rest = _together(messages[room:])
+        if rest and len(times) + sent == MESSAGES_PER_HOUR:
+            self._tell(_announcement(rest, kind="more", what=MORE))
+            self._store.mark_told(rest, now_ms + sent)
             sent += 1
+        elif rest:
+            self._store.mark_told(rest, max(times))
         return sent
 
 
 def _announcement(findings: Sequence[Finding], kind: str = "", what: str = "") -> Announcement:
     first = findings[0]
-    kind, what = kind or first.kind, what or first.what
-    name = orjson.dumps([first.vendor, kind, what, first.noticed_ms]).decode()
+    kind, what = kind or first.kind, what or _listed(dict.fromkeys(finding.what for finding in findings))
+    name = orjson.dumps([first.vendor, kind, first.what, first.noticed_ms]).decode()
     return Announcement(
         id=uuid.uuid5(_NAMESPACE, name),
         vendor=first.vendor,
@@ -135,6 +150,16 @@ def _announcement(findings: Sequence[Finding], kind: str = "", what: str = "") -
         noticed_ms=first.noticed_ms,
         sample=orjson.loads(first.sample),
     )
+
+
+def _together(groups: Sequence[Sequence[Finding]]) -> list[Finding]:
+    return [finding for group in groups for finding in group]
+
+
+def _listed(names: Collection[str]) -> str:
+    """Names for a message, a few of many."""
+    shown = list(names)[:_MOST_NAMES]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
 
 
 @contextmanager

@@ -24,7 +24,11 @@ _MAX_PATH_CHARS = 300
 _INDEX = re.compile(r"\[\d+\]")
 _NATURAL = re.compile(r"[0-9]{1,15}")
 
-KIND_HEADERS = frozenset({f"{_CONNECT}stage", f"{_OWN}reason", f"{_OWN}path"})
+_STAGE, _MESSAGE = f"{_CONNECT}stage", f"{_CONNECT}exception.message"
+_REASON, _PATH, _TRANSPORT = f"{_OWN}reason", f"{_OWN}path", f"{_OWN}transport"
+_ATTEMPT, _TIME = f"{_OWN}attempt", f"{_OWN}time"
+
+KIND_HEADERS = frozenset({_STAGE, _REASON, _PATH})
 """The headers by which kinds of failure are told apart."""
 
 FOREIGN = "foreign"
@@ -114,23 +118,24 @@ def described(headers: Iterable[tuple[str, str | bytes | None]], record_ms: int)
         headers: As Kafka gives them; of a repeated one the last counts.
         record_ms: Kafka's record time, epoch ms.
     """
-    texts = {
-        key: value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
-        for key, value in headers
-        if key.startswith((_CONNECT, _OWN))
-    }
-    stage, reason = texts.get(f"{_CONNECT}stage", ""), texts.get(f"{_OWN}reason", "")
-    is_ours = bool(stage and reason and f"{_OWN}transport" in texts)
+    said = dict(headers)
+    stage, reason, transport = _text(said.get(_STAGE)), _text(said.get(_REASON)), said.get(_TRANSPORT)
+    is_ours = bool(stage and reason and transport is not None)
+    path = _text(said.get(_PATH))
     return Described(
-        transport=texts.get(f"{_OWN}transport", "unknown")[:_MAX_WORD_CHARS],
+        transport="unknown" if transport is None else _text(transport)[:_MAX_WORD_CHARS],
         stage=stage[:_MAX_WORD_CHARS] if is_ours else FOREIGN,
         reason=reason[:_MAX_WORD_CHARS] if is_ours else FOREIGN,
-        path=_INDEX.sub("[]", texts.get(f"{_OWN}path", ""))[:_MAX_PATH_CHARS],
-        message=texts.get(f"{_CONNECT}exception.message", "")[:_MAX_MESSAGE_CHARS],
-        attempt=_natural(texts.get(f"{_OWN}attempt", ""), 1),
-        failed_ms=min(_natural(texts.get(f"{_OWN}time", ""), record_ms), MAX_TIMESTAMP_MS),
+        path=(_INDEX.sub("[]", path) if "[" in path else path)[:_MAX_PATH_CHARS],
+        message=_text(said.get(_MESSAGE))[:_MAX_MESSAGE_CHARS],
+        attempt=_natural(_text(said.get(_ATTEMPT)), 1),
+        failed_ms=min(_natural(_text(said.get(_TIME)), record_ms), MAX_TIMESTAMP_MS),
         is_ours=is_ours,
     )
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
 
 
 def _natural(text: str, default: int) -> int:

@@ -1,7 +1,8 @@
 """One package a vendor: ``streaming/vendors/{vendor}/`` beside ``schemas/fieldmaps/{vendor}.toml``.
 
 A package gives ``CONNECTION``, the model of its tenants' ``connection`` section, ``OPTIONS``, the model of
-``[vendors.{vendor}]`` which is for all of them together, and ``SERVICES``, its long-running services by name.
+``[vendors.{vendor}]`` which is for all of them together, ``SERVICES``, its long-running services by name, and
+``REPLAY``, how a tenant's dead letters are normalised again.
 """
 
 from __future__ import annotations

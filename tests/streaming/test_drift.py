@@ -78,9 +78,15 @@ def rows(engine: sa.Engine) -> list[tuple[str, str, str]]:
         return sorted((tenant_id, kind, what) for tenant_id, kind, what in found)
 
 
-def finding(what: str, tenant: str = "north", vendor: str = "genesys", ago_ms: int = 0) -> Finding:
+def finding(
+    what: str,
+    tenant: str = "north",
+    vendor: str = "genesys",
+    ago_ms: int = 0,
+    kind: DriftKind = DriftKind.FAILURE,
+) -> Finding:
     noticed = time.time_ns() // 1_000_000 - ago_ms
-    return Finding(vendor, tenant, DriftKind.FAILURE, what, noticed - noticed % HOUR_MS, "{}", noticed)
+    return Finding(vendor, tenant, kind, what, noticed - noticed % HOUR_MS, "{}", noticed)
 
 
 @pytest.fixture
@@ -259,10 +265,28 @@ def test_ten_messages_an_hour_and_one_that_there_are_more(engine: sa.Engine) -> 
     store.note([finding("k", vendor="cxone")])
     assert Announcer(engine, listener).step() == 12
     assert [told.what for told in listener.heard if told.vendor == "genesys"] == [f"k{n}" for n in range(10)] + [MORE]
-    assert listener.heard[-1].kind == "more"
+    assert [told.kind for told in listener.heard if told.what == MORE] == ["more"]
     store.note([finding("yet another")])
     assert Announcer(engine, listener).step() == 0
     assert store.untold(10) == []
+
+
+def test_fields_that_come_together_are_one_message_and_keep_no_failure_back(engine: sa.Engine) -> None:
+    store, listener = DriftStore(engine), Listener()
+    fields = [finding(f"genesys.f{n:02}", kind=DriftKind.UNMAPPED_FIELD, ago_ms=1_000 - n) for n in range(25)]
+    store.note([*fields, finding("k")])
+    announcer = Announcer(engine, listener)
+    assert announcer.step() == 2
+    by_kind = {told.kind: told.what for told in listener.heard}
+    named = ", ".join(f"genesys.f{number:02}" for number in range(10))
+    assert by_kind == {"unmapped_field": f"{named} and 15 more", "failure": "k"}
+    for number in range(12):
+        store.note([finding(f"genesys.later{number}", kind=DriftKind.UNMAPPED_FIELD)])
+        announcer.step()
+    told = [item for item in listener.heard if item.kind != "failure"]
+    assert [item.what for item in told[1:]] == [f"genesys.later{number}" for number in range(9)] + [MORE]
+    store.note([finding("another")])
+    assert announcer.step() == 1
 
 
 def test_what_was_not_heard_is_told_again_as_the_same_message(engine: sa.Engine) -> None:

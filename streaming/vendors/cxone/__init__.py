@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from streaming.reprocess.hook import VendorReplay
 from streaming.service import Service
-from streaming.settings import Settings
+from streaming.settings import Settings, Tenant
 from streaming.vendors.cxone.connection import CxoneConnection, CxoneOptions
 
 CONNECTION = CxoneConnection
@@ -22,6 +23,13 @@ def _publisher(settings: Settings, stop: threading.Event) -> None:
     from streaming.vendors.cxone.publish import run_publisher  # noqa: PLC0415
 
     run_publisher(settings, stop)
+
+
+def REPLAY(tenant: Tenant) -> VendorReplay:  # noqa: N802 (a name of the package, as the others)
+    """How the tenant's dead letters are normalised again."""
+    from streaming.vendors.cxone.replay import cxone_replay  # noqa: PLC0415
+
+    return cxone_replay(tenant)
 
 
 SERVICES: dict[str, Service] = {"cxone-receiver": _receiver, "cxone-publisher": _publisher}

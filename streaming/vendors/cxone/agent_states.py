@@ -175,8 +175,7 @@ class AgentStatePoller:
         vendor = normaliser(VENDOR)
         recent = self._recent[tenant.tenant_id]
         try:
-            # REST rows carry no type; the field map knows them under this name.
-            document = {**vendor.require_object(row), "eventType": "AGENT_STATE"}
+            document = as_message(row)
             records = [
                 (event, self._publisher.encode(event))
                 for event in vendor.normalise_document(document, tenant.tenant_id)
@@ -196,6 +195,15 @@ class AgentStatePoller:
                 self._publisher.publish(
                     tenant, event, value, received_us=received_us, transport=TRANSPORT, acknowledged=acknowledged
                 )
+
+
+def as_message(row: Any) -> dict[str, Any]:
+    """A row as the field map knows it: REST's carry no type.
+
+    Raises:
+        BadEventError: it is no object.
+    """
+    return {**normaliser(VENDOR).require_object(row), "eventType": "AGENT_STATE"}
 
 
 def _earlier(cursor: str | None, seconds: float) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -43,13 +43,21 @@ def normalise_body(normaliser: Normaliser, body: bytes, tenant_id: str) -> Outco
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         return Outcome([], Failure(body, BadEventError(f"not JSON: {error}", reason="unparsable")))
+    events, first = normalise_parsed(normaliser, document, tenant_id)
+    return Outcome(events, Failure(body, first) if first else None)
+
+
+def normalise_parsed(
+    normaliser: Normaliser, document: Any, tenant_id: str
+) -> tuple[list[CanonicalEvent], BadEventError | None]:
+    """As :func:`normalise_body`, of a body that is JSON; gives the events, and why the first bad element is bad."""
     elements = document if isinstance(document, list) else [document]
     if len(elements) > MAX_EVENTS:
         msg = f"an array of {len(elements)} events, more than {MAX_EVENTS}"
-        return Outcome([], Failure(body, BadEventError(msg, reason="too_large")))
+        return [], BadEventError(msg, reason="too_large")
     if not elements:
         # The vendor got its 200 for it, so it must not vanish.
-        return Outcome([], Failure(body, BadEventError("an array without events", reason="empty")))
+        return [], BadEventError("an array without events", reason="empty")
     events: list[CanonicalEvent] = []
     first: BadEventError | None = None
     for number, element in enumerate(elements):
@@ -57,7 +65,7 @@ def normalise_body(normaliser: Normaliser, body: bytes, tenant_id: str) -> Outco
             events += normaliser.normalise_document(normaliser.require_object(element), tenant_id)
         except BadEventError as error:
             first = first or (error if document is element else _within(error, number))
-    return Outcome(events, Failure(body, first) if first else None)
+    return events, first
 
 
 def _within(error: BadEventError, number: int) -> BadEventError:

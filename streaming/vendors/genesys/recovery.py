@@ -26,7 +26,7 @@ from streaming.vendors.genesys.details import Message, conversation_messages, st
 log = structlog.get_logger()
 
 TRANSPORT = "rest"
-_STAGE = "details"
+STAGE = "details"
 _POLL_S = 0.01
 _ACK_TIMEOUT_S = 60.0
 
@@ -81,9 +81,7 @@ class Recovery:
         self._mark = mark
         self._poll = poll
         self._normalise = normaliser(VENDOR)
-        # REST tells of everything; only what the tenant's streams would have brought is wanted.
-        kinds = [f".{kind}" for stream in connection.streams for kind in KINDS[stream]]
-        self._kinds = tuple(kinds + [".routingStatus"] * ("routing" in connection.streams))
+        self._kinds = wanted_kinds(connection)
 
     async def fill(
         self,
@@ -187,7 +185,7 @@ class Recovery:
             waiting[0] -= 1
             known[key] = True
 
-        headers = dead_letter_headers(error, stage=_STAGE, transport=TRANSPORT)
+        headers = dead_letter_headers(error, stage=STAGE, transport=TRANSPORT)
         self._publisher.dead_letter(self._tenant, key=None, value=value, headers=headers, acknowledged=acknowledged)
 
     async def _acknowledged(self, waiting: list[int]) -> None:
@@ -201,6 +199,12 @@ class Recovery:
     async def _wait(self) -> None:
         self._poll()
         await asyncio.sleep(_POLL_S)
+
+
+def wanted_kinds(connection: GenesysConnection) -> tuple[str, ...]:
+    """Endings of the topics that a tenant's streams bring: REST tells of everything, and only these are wanted."""
+    kinds = [f".{kind}" for stream in connection.streams for kind in KINDS[stream]]
+    return tuple(kinds + [".routingStatus"] * ("routing" in connection.streams))
 
 
 def _within(event: CanonicalEvent, start_ms: int, end_ms: int) -> bool:
