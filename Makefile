@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := .uv/bin/uv
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo test lint truth trouble proofs bench clean
+.PHONY: help install demo test lint truth trouble drift proofs bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ truth: install ## Slow proof: a whole month of calls (TRACE=file) equals an inde
 
 trouble: install ## Slow proof: a day of floods, lost webhooks, rotated keys and refused streams ends in the same tables
 	$(RUN) pytest -m slow tests/truth/test_disturbed.py $(ARGS)
+
+drift: install ## Slow proof: a month with a new field, an hour with a renamed one
+	$(RUN) pytest -m slow tests/truth/test_drift.py $(ARGS)
 
 proofs: install ## All slow proofs: the month and the watchdogs
 	$(RUN) pytest -m slow $(ARGS)
