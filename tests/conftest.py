@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.schema_registry import SchemaRegistryClient
 
 from devstack.stack import LocalStack
 from streaming.settings import Settings
@@ -21,11 +22,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         yield running
 
 
-@pytest.fixture
-def own_registry(tmp_path: Path) -> Iterator[LocalStack]:
-    """A stack of a registry alone: what a test registers there changes no other test's encoder."""
-    with LocalStack(tmp_path / "own-registry", kafka_bootstrap="127.0.0.1:1") as running:
+@pytest.fixture(scope="session")
+def registry_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """A stack of a registry alone."""
+    with LocalStack(tmp_path_factory.mktemp("registry"), kafka_bootstrap="127.0.0.1:1") as running:
         yield running
+
+
+@pytest.fixture
+def own_registry(registry_alone: LocalStack) -> LocalStack:
+    """A registry without schemas: what a test registers there changes no other test's encoder."""
+    assert registry_alone.registry is not None
+    registry_alone.registry.start()  # the test before may have ended it
+    with SchemaRegistryClient({"url": registry_alone.registry_url}) as client:
+        for subject in client.get_subjects():
+            client.delete_subject(subject)
+            client.delete_subject(subject, permanent=True)
+    return registry_alone
 
 
 class Platform:
