@@ -56,6 +56,15 @@ class Usage(NamedTuple):
     jsons: int
 
 
+class Seen(NamedTuple):
+    """When a field was seen, of all days before the one that is judged by."""
+
+    vendor: str
+    field: str
+    first: date
+    last: date
+
+
 Totals = Mapping[tuple[str, str, date], int]
 """Events of a vendor and event type on a day."""
 
@@ -115,6 +124,7 @@ class Proposal(NamedTuple):
 
 
 def propose(
+    seen: Iterable[Seen],
     usage: Iterable[Usage],
     totals: Totals,
     *,
@@ -128,24 +138,29 @@ def propose(
     """What is to be promoted.
 
     Args:
-        usage: All rows of all days; their order plays no part.
-        totals: Events by type and day.
+        seen: Every field; the order plays no part.
+        usage: Rows of the window, at least; their order plays no part.
+        totals: Events by type and day, of the window at least.
         promoted: Fields that are promoted already.
         taken: Names that no field may get: fields of the schema and columns of ``events``.
-        as_of: The day; it and later ones do not count.
+        as_of: The day; its own and later rows do not count.
         thresholds: When a field is promoted.
         names: Names given by a person, by metadata key.
         exclude: Patterns of metadata keys that are never promoted, as of :mod:`fnmatch`.
     """
-    by_key: dict[str, list[Usage]] = {}
+    begin = as_of - timedelta(days=thresholds.window_days)
+    window: dict[str, list[Usage]] = {}
     for row in usage:
-        if row.day < as_of:
-            by_key.setdefault(row.field, []).append(row)
+        if begin <= row.day < as_of:
+            window.setdefault(row.field, []).append(row)
     known = {field.key: field for field in promoted}
     judged = [
-        _judge(rows, totals, known.get(key), as_of, thresholds, (names or {}).get(key), exclude)
-        for key, rows in by_key.items()
-    ]
+        _judge(
+            field, window.get(field.field, []), totals, known.get(field.field), as_of, thresholds,
+            (names or {}).get(field.field), exclude,
+        )
+        for field in seen
+    ]  # fmt: skip
     evidence = [item for item in _without_clashes(judged, promoted, taken) if _is_near(item, as_of, thresholds)]
     evidence.sort(key=lambda item: (item.verdict is not Verdict.PROMOTE, item.name, item.key))
     return Proposal(as_of, thresholds, tuple(evidence))
@@ -163,7 +178,8 @@ def _word_border(found: re.Match[str]) -> str:
 
 
 def _judge(  # noqa: PLR0917 (all of it is needed, and only here)
-    rows: list[Usage],
+    seen: Seen,
+    window: list[Usage],
     totals: Totals,
     known: PromotedField | None,
     as_of: date,
@@ -171,18 +187,17 @@ def _judge(  # noqa: PLR0917 (all of it is needed, and only here)
     name: str | None,
     exclude: Sequence[str],
 ) -> Evidence:
-    key, vendor = rows[0].field, rows[0].vendor
+    key, vendor = seen.field, seen.vendor
     begin = as_of - timedelta(days=thresholds.window_days)
-    window = [row for row in rows if row.day >= begin]
     types = _types(window)
     stable = _stable(set(types.values()))
-    event_type, presence = _most_constant(window, totals, begin, as_of)
+    event_type, presence = _most_constant(vendor, window, totals, begin, as_of)
     evidence = Evidence(
         key=key,
         name=name or field_name(vendor, key),
         type=stable,
-        first_seen=min(row.day for row in rows),
-        last_seen=max(row.day for row in rows),
+        first_seen=seen.first,
+        last_seen=seen.last,
         event_types=tuple(sorted({row.event_type for row in window})),
         presence=presence,
         verdict=Verdict.PROMOTE,
@@ -265,11 +280,12 @@ def _conflict(types: Mapping[tuple[date, str], FieldType | str]) -> str:
     return f"its type changes: {told}"
 
 
-def _most_constant(window: list[Usage], totals: Totals, begin: date, as_of: date) -> tuple[str, dict[date, float]]:
+def _most_constant(
+    vendor: str, window: list[Usage], totals: Totals, begin: date, as_of: date
+) -> tuple[str, dict[date, float]]:
     """The event type in which a field is least absent, and its share by day, 0 on a day without it."""
     found: dict[str, dict[date, float]] = {}
     for event_type in {row.event_type for row in window}:
-        vendor = window[0].vendor
         days = {
             day: total for (who, kind, day), total in totals.items()
             if (who, kind) == (vendor, event_type) and begin <= day < as_of and total

@@ -13,7 +13,7 @@ Whatever is cut off after 2 is made up for by :func:`catch_up`, with which every
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import NamedTuple
 
 import orjson
@@ -21,7 +21,7 @@ import sqlalchemy as sa
 import structlog
 
 from schemas.canonical import CORE_FIELDS, schema_versions, write_version
-from schemas.evolution import Proposal, Thresholds, Usage, propose
+from schemas.evolution import Proposal, Seen, Thresholds, Totals, Usage, propose
 from schemas.promoted import PromotedField, promoted_fields, with_promoted
 from schemas.registry import Registry
 from warehouse import tables
@@ -76,12 +76,9 @@ def proposal(
     text, _ = registry.current()
     # Not the readers' copy, which may be older than the count.
     with writer(warehouse) as connection:
-        usage = connection.execute(sa.select(*[tables.metadata_field_usage.c[name] for name in Usage._fields]))
-        rows = [Usage(*row) for row in usage]
-        days = tables.event_type_days.c
-        found = connection.execute(sa.select(days.vendor, days.event_type, days.day, days.events))
-        totals = {(row.vendor, row.event_type, row.day): row.events for row in found}
+        seen, rows, totals = _evidence(connection, as_of - timedelta(days=thresholds.window_days), as_of)
     return propose(
+        seen,
         rows,
         totals,
         promoted=promoted_fields(text),
@@ -90,6 +87,19 @@ def proposal(
         thresholds=thresholds,
         names=names,
         exclude=exclude,
+    )
+
+
+def _evidence(connection: sa.Connection, begin: date, end: date) -> tuple[list[Seen], list[Usage], Totals]:
+    """When each field was seen, and the window's rows: what is older is not read row by row."""
+    c, days = tables.metadata_field_usage.c, tables.event_type_days.c
+    seen = sa.select(c.vendor, c.field, sa.func.min(c.day), sa.func.max(c.day)).where(c.day < end)
+    usage = sa.select(*[c[name] for name in Usage._fields]).where(c.day >= begin, c.day < end)
+    totals = sa.select(days.vendor, days.event_type, days.day, days.events).where(days.day >= begin, days.day < end)
+    return (
+        [Seen(*row) for row in connection.execute(seen.group_by(c.vendor, c.field))],
+        [Usage(*row) for row in connection.execute(usage)],
+        {(row.vendor, row.event_type, row.day): row.events for row in connection.execute(totals)},
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.evolution import Evidence, Proposal, Thresholds, Usage, Verdict, field_name, propose
+from schemas.evolution import Evidence, Proposal, Seen, Thresholds, Usage, Verdict, field_name, propose
 from schemas.promoted import PromotedField
 
 AS_OF = date(2026, 11, 1)
@@ -47,7 +47,12 @@ def proposed(usage: list[Usage], **more: Any) -> Proposal:
     defaults: dict[str, Any] = {"promoted": (), "taken": {"event_id", "queue_id"}, "as_of": AS_OF}
     defaults |= {"thresholds": Thresholds(), "totals": totals([STARTED])}
     given_ = defaults | more
-    return propose(usage, given_.pop("totals"), **given_)
+    days: dict[tuple[str, str], list[date]] = {}
+    for row in usage:
+        if row.day < given_["as_of"]:
+            days.setdefault((row.vendor, row.field), []).append(row.day)
+    seen = [Seen(vendor, field, min(found), max(found)) for (vendor, field), found in days.items()]
+    return propose(seen, usage, given_.pop("totals"), **given_)
 
 
 def only(usage: list[Usage], **more: Any) -> Evidence:
