@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from bench import ack, broken, flood, latency, machine, normalise, reconcile, spool, usage
+from bench import ack, broken, flood, latency, machine, normalise, reconcile, reprocess, spool, usage
 from bench.harness import Figure, as_table
 from bench.lab import Lab
 
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Lab, int], list[Figure]]] = {
     "reconcile": reconcile.run,
     "flood": flood.run,
     "broken": broken.run,
+    "reprocess": reprocess.run,
     "usage": usage.run,
 }
 """Name → benchmark. A new one is a module with ``run(lab, rounds)`` and a line here."""

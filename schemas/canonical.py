@@ -28,7 +28,7 @@ NATIVE_TYPE_KEY = "ccaas.native_type"
 
 RECOVERED_KEY = "ccaas.recovered"
 """metadata key of an event that did not come by the vendor's push: ``reconciled``, ``polled``, ``backfilled``,
-``deferred``."""
+``deferred``, ``replayed``."""
 
 REST_NEAR_MS = 5_000
 """How far apart a pushed event and the same occurrence as REST tells it may lie: whole seconds, perhaps one off, and

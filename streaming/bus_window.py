@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Decoder
+from streaming.deadletter import headers_of
 from streaming.errors import BadEventError
 from streaming.instants import from_ms, to_ms
 from streaming.settings import Settings, Tenant
@@ -94,7 +95,7 @@ class BusWindow:
             ServiceUnavailableError: Kafka does not answer.
         """
         for messages in self._records(self._tenant.dlq_topic, since):
-            yield [DeadLetter(message.value(), dict(message.headers() or ())) for message in messages]
+            yield [DeadLetter(message.value(), dict(headers_of(message))) for message in messages]
 
     def complete_since(self) -> datetime | None:
         """From which event time on the events topic holds everything; None if nothing of it has expired.

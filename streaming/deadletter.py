@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from operator import methodcaller
+from typing import NamedTuple, cast
+
+from confluent_kafka import Message
 
 from schemas.normalise import MAX_TIMESTAMP_MS
 from streaming.errors import BadEventError
@@ -31,8 +34,25 @@ _ATTEMPT, _TIME = f"{_OWN}attempt", f"{_OWN}time"
 KIND_HEADERS = frozenset({_STAGE, _REASON, _PATH})
 """The headers by which kinds of failure are told apart."""
 
+# The client gives a broken list and an error at once for a name that is no UTF-8. Called directly, a busy Python would
+# not notice the error until later, and reading the list could end the process.
+_received_headers = methodcaller("headers")
+
 FOREIGN = "foreign"
 """Stage and reason of a record on a dead-letter topic that this platform did not write."""
+
+
+def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
+    """A record's headers as they were received.
+
+    None of them if the name of one is no UTF-8: Kafka's client can't read those of such a record, which this platform
+    does not write.
+    """
+    try:
+        # Those received are a list; the dict of the client's type hints is for producing.
+        return cast("list[tuple[str, bytes | None]]", _received_headers(message) or [])
+    except (SystemError, UnicodeDecodeError):
+        return []
 
 
 class Origin(NamedTuple):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from confluent_kafka import Message
 
-from streaming.deadletter import Headers, described
+from streaming.deadletter import described, headers_of
 from streaming.reprocess.kinds import HOUR_MS, native_type
 from streaming.settings import Tenant
 
@@ -84,7 +84,7 @@ class Collector:
             topic = message.topic() or ""
             tenant = self.tenants[topic]
             value = message.value()
-            letter = described(cast("Headers", message.headers() or []), max(message.timestamp()[1], 0))
+            letter = described(headers_of(message), max(message.timestamp()[1], 0))
             kind = Kind(
                 tenant.vendor,
                 tenant.tenant_id,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
-from typing import cast
 
 from confluent_kafka import Message
 
 from streaming.bus_window import MARGIN
-from streaming.deadletter import described
+from streaming.deadletter import described, headers_of
 from streaming.instants import to_ms
 from streaming.reprocess.again import Letter
 from streaming.reprocess.batch import Found
@@ -102,7 +101,6 @@ class Scan:
 
 
 def _letter(message: Message) -> Letter:
-    # Headers as received are a list; the dict of the client's type hints is for producing.
-    headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+    headers = headers_of(message)
     said = described(headers, max(message.timestamp()[1], 0))
     return Letter(said, message.key(), message.value(), headers)

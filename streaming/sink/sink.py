@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import cast
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -13,7 +12,7 @@ from prometheus_client import Counter, Gauge
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Decoder
 from schemas.registry import Registry
-from streaming.deadletter import Origin, dead_letter_headers
+from streaming.deadletter import Origin, dead_letter_headers, headers_of
 from streaming.errors import BadEventError, FencedError, ServiceUnavailableError
 from streaming.health import HealthServer, Progress
 from streaming.lease import LeaseKeeper
@@ -188,9 +187,9 @@ class AnalyticsSink:
                       origin=origin, error=str(error))  # fmt: skip
             return
         log.warning("undecodable record goes to the dead letters", origin=origin, error=str(error))
-        # Headers as received are a list; the dict of the client's type hints is for producing.
-        original = cast("list[tuple[str, bytes | None]]", message.headers() or [])
-        headers = dead_letter_headers(error, stage="sink", transport="kafka", origin=origin, original=original)
+        headers = dead_letter_headers(
+            error, stage="sink", transport="kafka", origin=origin, original=headers_of(message)
+        )
         self._publisher.dead_letter(
             tenant, key=message.key(), value=message.value(), headers=headers, acknowledged=lambda: None
         )

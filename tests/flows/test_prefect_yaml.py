@@ -39,6 +39,8 @@ def test_the_entry_point_is_a_flow_and_takes_the_parameters(deployment: dict[str
         assert not deployment.get("schedules"), f"{missing} have no value"
     else:
         flow.validate_parameters(given)
+        for schedule in deployment.get("schedules", []):
+            flow.validate_parameters(given | schedule.get("parameters", {}))
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=by_name)
@@ -64,7 +66,7 @@ def test_every_streaming_service_is_a_deployment_that_comes_back() -> None:
 def test_recovery_runs_wait_for_each_other() -> None:
     """A run by hand, or one that takes longer than its period, must not make a scheduled one vanish."""
     limits = {item["name"]: item.get("concurrency_limit") for item in DEPLOYMENTS}
-    for name in ("cxone-reconcile", "genesys-completeness", "cxone-register"):
+    for name in ("cxone-reconcile", "genesys-completeness", "cxone-register", "dlq-reprocess"):
         assert limits[name] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 
