@@ -30,6 +30,9 @@ _MILLISECOND = timedelta(milliseconds=1)
 MAX_TIMESTAMP_MS = 253_402_300_799_999
 # Below this depth a vendor's unmapped object is kept whole as JSON, so that depth costs no recursion.
 _MAX_METADATA_DEPTH = 8
+# Of a text in the payload, and so of a key of the warehouse's: PostgreSQL's indexes take 2,700 bytes together. Beyond it
+# an optional one is kept in the metadata, and an event without a core field is a dead letter.
+_MAX_VALUE_CHARS = 256
 # Of one event: long keys over many leaves could turn a body of 1 MiB into a hundred.
 _MAX_METADATA_CHARS = 8 * 1024 * 1024
 
@@ -284,13 +287,13 @@ def _getter(path: str) -> Callable[[Mapping[str, Json]], Json]:
 
 
 def _string(value: Json) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= _MAX_VALUE_CHARS:
         return value
     raise TypeError
 
 
 def _id(value: Json) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= _MAX_VALUE_CHARS:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -312,7 +315,12 @@ def _number(value: Json) -> float:
 
 
 _CONVERT: dict[str, Callable[[Json], str]] = {"string": _string, "id": _id, "boolean": _boolean}
-_NEEDED = {"string": "text", "id": "text or an integer", "boolean": "true or false", "long": "a number"}
+_NEEDED = {
+    "string": f"text of at most {_MAX_VALUE_CHARS} characters",
+    "id": f"text of at most {_MAX_VALUE_CHARS} characters or an integer",
+    "boolean": "true or false",
+    "long": "a number",
+}
 
 
 def _reader(rule: FieldRule) -> Read:

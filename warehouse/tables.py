@@ -184,7 +184,7 @@ load_runs = Table(
     "load_runs",
     metadata,
     Column("load_id", BigInteger, primary_key=True, autoincrement=False, doc="Number of the load, ascending"),
-    _key("dataset", "events, conversations or wfm_intervals"),
+    _key("dataset", "events, conversations, wfm_intervals, metadata_field_usage or failed_events"),
     _key("kind", "arrival: what came since the last load; window: everything within the window"),
     _instant("window_start", "Start of the window; NULL for a load by arrival without one"),
     _instant("window_end", "End of the window; of wfm_intervals by arrival: the horizon up to which cells are built"),

@@ -138,6 +138,16 @@ def test_an_optional_field_of_another_type_is_kept_as_metadata() -> None:
     assert event["metadata"]["genesys.ani"] == '{"number":1}'
 
 
+def test_a_text_that_no_index_could_hold_is_no_key() -> None:
+    (event,) = CXONE.normalise(raw(cxone("CALL_STARTED", contactId="c" * 256, mediaType="m" * 257)), "t")
+    assert event["payload"]["conversation_id"] == "c" * 256
+    assert "media_type" not in event["payload"]
+    assert event["metadata"]["cxone.mediaType"] == "m" * 257
+    with pytest.raises(BadEventError, match="at most 256 characters") as caught:
+        CXONE.normalise(raw(cxone("CALL_STARTED", contactId="c" * 257)), "t")
+    assert (caught.value.reason, caught.value.path) == ("wrong_type", "contactId")
+
+
 def test_an_ignored_frame_becomes_nothing() -> None:
     assert (
         GENESYS.normalise(raw({"topicName": "channel.metadata", "eventBody": {"message": "WebSocket Heartbeat"}}), "t")
