@@ -30,8 +30,8 @@ _MILLISECOND = timedelta(milliseconds=1)
 MAX_TIMESTAMP_MS = 253_402_300_799_999
 # Below this depth a vendor's unmapped object is kept whole as JSON, so that depth costs no recursion.
 _MAX_METADATA_DEPTH = 8
-# Of a text in the payload, and so of a key of the warehouse's: PostgreSQL's indexes take 2,700 bytes together. Beyond it
-# an optional one is kept in the metadata, and an event without a core field is a dead letter.
+# Of a text in the payload, and so of a key of the warehouse's: an index of PostgreSQL takes 2,700 bytes. Beyond it an
+# optional one is kept in the metadata, and an event without a core field is a dead letter.
 _MAX_VALUE_CHARS = 256
 # Of one event: long keys over many leaves could turn a body of 1 MiB into a hundred.
 _MAX_METADATA_CHARS = 8 * 1024 * 1024
