@@ -69,5 +69,6 @@ def show_table(key: str, rows: list[dict[str, Any]]) -> None:
 
 def show_picture(key: str, png: bytes, description: str) -> None:
     """A PNG within a Markdown artifact: no file server is needed, and the UI shows it without its long address."""
-    picture = f"![{description}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    # The key stands for the picture's text: a description may hold brackets, which end it.
+    picture = f"![{key}](data:image/png;base64,{base64.b64encode(png).decode()})"
     create_markdown_artifact(picture, key=key, description=description)

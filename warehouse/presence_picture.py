@@ -29,7 +29,7 @@ def presence_png(proposal: Proposal) -> bytes:
     left, right, bottom = 0.3, 0.87, 0.42 / height
     axes = figure.add_axes((left, bottom, right - left, 1 - bottom - _HEAD_IN / height))
     count = sum(item.verdict is Verdict.PROMOTE for item in proposal.evidence)
-    title = f"{count} metadata field{'' if count == 1 else 's'} to be promoted as of {proposal.as_of:%d %b %Y}"
+    title = f"{count or 'No'} metadata field{'' if count <= 1 else 's'} to be promoted as of {proposal.as_of:%d %b %Y}"
     figure.text(0.012, 1 - 0.38 / height, title, size=14, color=INK, weight="bold")
     days, share = proposal.thresholds.window_days, proposal.thresholds.min_presence
     more = f", {_MOST} of {len(proposal.evidence)} fields shown" if len(proposal.evidence) > _MOST else ""
@@ -56,7 +56,8 @@ def _rows(axes: Any, shown: tuple[Evidence, ...], proposal: Proposal) -> None:
             colour, alpha = _colour(item.presence.get(begin + timedelta(days=number)), proposal.thresholds.min_presence)
             axes.barh(row, 0.86, left=number + 0.07, height=0.74, color=colour, alpha=alpha, linewidth=0)
         kind = item.type or "varies"
-        axes.text(width + 0.6, row, f"{_MARKS[item.verdict]} · {kind}", va="center", color=_ink(item), size=9)
+        told = f"{_MARKS[item.verdict]} · {kind}"
+        axes.text(1.015, row, told, transform=axes.get_yaxis_transform(), va="center", color=_ink(item), size=9)
     axes.set_xlim(0, width)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_yticks(range(len(shown)), [_short(item.key) for item in shown])
@@ -79,7 +80,7 @@ def _ink(item: Evidence) -> str:
     return INK if item.verdict is Verdict.PROMOTE else MUTED
 
 
-def _short(key: str, most: int = 44) -> str:
+def _short(key: str, most: int = 40) -> str:
     return key if len(key) <= most else f"{key[: most // 2 - 1]}…{key[-most // 2 :]}"
 
 
@@ -87,7 +88,7 @@ def _legend(figure: Any, height: float, share: float) -> None:
     place = 0.012
     for colour, text, width in (
         (_FULL, f"≥ {share:.0%}", 0.075),
-        (_BELOW, "fewer", 0.07),
+        (_BELOW, "fewer, palest: none", 0.145),
         (_NONE, "type did not occur", 0),
     ):
         figure.text(place, height, "■", color=colour, size=11, va="center")
