@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -16,11 +16,12 @@ from pydantic import Field
 
 from flows._alert_key import ALERT_KEY
 from flows._load import retry_while_down, run_id, scheduled_time, show_picture, show_table
-from schemas.evolution import Evidence, Proposal, Thresholds
+from schemas.evolution import Evidence, Proposal, Thresholds, Verdict
 from schemas.promoted import PromotedField
 from schemas.registry import Registry
 from streaming.errors import ConfigurationError
 from streaming.settings import Settings, load_settings
+from warehouse.engine import Warehouse, publish_read_copy
 from warehouse.field_usage import count_field_usage
 from warehouse.presence_picture import presence_png
 from warehouse.promotion import Promotion, catch_up, promote, proposal
@@ -30,12 +31,17 @@ PROMOTED = "ccaas.schema.promoted"
 """Event: a new version of the schema is registered."""
 
 
+_MOST_SHOWN = 300
+"""Rows of the table of fields: one of thousands does not open in the UI."""
+
+Positive = Annotated[int, Field(ge=1)]
+
+
 class Approval(RunInput):
     """What a person answers in the Prefect UI."""
 
-    approve: bool = True
-    fields: list[str] = Field(default_factory=list)
-    """Metadata keys to promote; empty: all that are proposed."""
+    approve: bool = Field(default=True, description="Untick to promote nothing.")
+    fields: list[str] = Field(default_factory=list, description="Remove those that are not to be promoted.")
 
 
 @flow(name="promote-metadata-fields")
@@ -45,18 +51,19 @@ def promote_metadata_fields(  # noqa: PLR0917 (parameters of the deployment)
     fields: list[str] | None = None,
     exclude: list[str] | None = None,
     names: dict[str, str] | None = None,
-    first_seen_days: int = 30,
-    window_days: int = 30,
-    min_presence: float = 0.95,
-    min_events: int = 1,
-    approval_hours: float = 12,
+    first_seen_days: Positive = 30,
+    window_days: Positive = 30,
+    min_presence: Annotated[float, Field(gt=0, le=1)] = 0.95,
+    min_events: Positive = 1,
+    approval_hours: Annotated[float, Field(gt=0)] = 12,
 ) -> list[str]:
     """Count the use of metadata fields and promote those that meet the thresholds. Two runs at once make one version.
 
     Args:
         as_of: Day whose eve ends the window. Empty: the scheduled day.
         approval: ``automatic``; ``manual``: the run pauses, and a person resumes it in the UI; ``propose``: only shown.
-        fields: Only these metadata keys. Empty: all that meet the thresholds.
+        fields: Only these metadata keys; those that are promoted already are passed over. Empty: all that meet the
+            thresholds.
         exclude: Patterns of metadata keys never to promote, e.g. ``*.sessionId``.
         names: Names by metadata key, where the one made from the key clashes.
         first_seen_days: Days since a field was first seen.
@@ -66,26 +73,27 @@ def promote_metadata_fields(  # noqa: PLR0917 (parameters of the deployment)
         approval_hours: How long a paused run waits.
 
     Returns:
-        Names of the fields that were promoted.
+        Names of the fields that this run promoted.
 
     Raises:
-        ConfigurationError: a parameter is wrong.
+        ConfigurationError: a field that is named is not proposed, or the warehouse can't have its column.
+        FlowPauseTimeout: nobody approved in time; nothing was changed.
         IncompatibleSchemaError: the next version is refused; nothing was changed.
         ServiceUnavailableError: registry or warehouse do not answer.
     """
-    thresholds = _thresholds(first_seen_days, window_days, min_presence, min_events)
+    thresholds = Thresholds(first_seen_days, window_days, min_presence, min_events)
     settings = load_settings()
     day = as_of or scheduled_time().date()
     found = _propose(settings, day, thresholds, names or {}, exclude or [])
-    chosen = _chosen(found.candidates, fields or [])
     _show(found)
+    chosen = _chosen(found, fields or [])
     if chosen and approval == "manual":
         chosen = _approved(chosen, approval_hours)
     if not chosen or approval == "propose":
         return []
     done = _promote(settings, chosen)
-    _tell(done)
-    return [field.name for field in chosen]
+    _tell(settings, done)
+    return [field.name for field in done.fields]
 
 
 @retry_while_down
@@ -96,8 +104,7 @@ def _propose(
     try:
         with open_warehouse(settings) as warehouse:
             # What an earlier run registered and could not finish comes first.
-            if (late := catch_up(warehouse, registry)).fields:
-                _tell(late)
+            _tell(settings, catch_up(warehouse, registry))
             count_field_usage(warehouse, run_id=run_id())
             return proposal(warehouse, registry, as_of=as_of, thresholds=thresholds, names=names, exclude=exclude)
     finally:
@@ -114,27 +121,24 @@ def _promote(settings: Settings, chosen: Sequence[PromotedField]) -> Promotion:
         registry.close()
 
 
-def _thresholds(first_seen_days: int, window_days: int, min_presence: float, min_events: int) -> Thresholds:
-    for name, value in (("first_seen_days", first_seen_days), ("window_days", window_days), ("min_events", min_events)):
-        if value < 1:
-            msg = f"{name} is {value}: give 1 or more"
-            raise ConfigurationError(msg)
-    if not 0 < min_presence <= 1:
-        msg = f"min_presence is {min_presence}: give a share above 0, at most 1, e.g. 0.95"
-        raise ConfigurationError(msg)
-    return Thresholds(first_seen_days, window_days, min_presence, min_events)
+@retry_while_down
+def _publish(settings: Settings) -> None:
+    """Readers see the new columns at once."""
+    publish_read_copy(Warehouse.from_settings(settings), force=True)
 
 
-def _chosen(candidates: Sequence[PromotedField], keys: Sequence[str]) -> list[PromotedField]:
-    unknown = set(keys) - {field.key for field in candidates}
+def _chosen(found: Proposal, keys: Sequence[str]) -> list[PromotedField]:
+    """Of what is proposed that which a person named; what is promoted already is no mistake, but nothing to do."""
+    promoted = {item.key for item in found.evidence if item.verdict is Verdict.PROMOTED}
+    unknown = set(keys) - promoted - {field.key for field in found.candidates}
     if unknown:
         msg = f"fields: {', '.join(sorted(unknown))}: not proposed; the artifact metadata-fields says why"
         raise ConfigurationError(msg)
-    return [field for field in candidates if not keys or field.key in keys]
+    return [field for field in found.candidates if not keys or field.key in keys]
 
 
 def _approved(chosen: list[PromotedField], hours: float) -> list[PromotedField]:
-    """Those that a person lets pass; none if nobody answers in time."""
+    """Those that a person lets pass."""
     told = "\n".join(f"- `{field.key}` as `{field.name}`, {field.type}" for field in chosen)
     form = Approval.with_initial_data(
         description=f"Promote these metadata fields? A promoted field is never removed or retyped.\n\n{told}",
@@ -143,15 +147,20 @@ def _approved(chosen: list[PromotedField], hours: float) -> list[PromotedField]:
     try:
         answer = pause_flow_run(wait_for_input=form, timeout=round(hours * 3600), poll_interval=5)
     except FlowPauseTimeout:
-        get_run_logger().warning("nobody approved within %g hours; nothing is promoted, the next run asks again", hours)
+        # Not a quiet end: the server fails a run whose pause is over, mostly before this one comes to know.
+        msg = f"nobody approved within {hours:g} hours; nothing is promoted, the next run asks again"
+        raise FlowPauseTimeout(msg) from None
+    if not answer.approve:
+        get_run_logger().info("not approved; nothing is promoted")
         return []
-    if answer is None or not answer.approve:
-        return []
-    return _chosen(chosen, answer.fields)
+    return [field for field in chosen if field.key in answer.fields]
 
 
 def _show(found: Proposal) -> None:
-    show_table("metadata-fields", [_for_people(item) for item in found.evidence])
+    rows = [_for_people(item) for item in found.evidence[:_MOST_SHOWN]]
+    if (more := len(found.evidence) - len(rows)) > 0:
+        rows.append({"field": f"and {more} more"})
+    show_table("metadata-fields", rows)
     show_picture("metadata-field-presence", presence_png(found), "Presence of metadata fields by day")
 
 
@@ -161,16 +170,20 @@ def _for_people(item: Evidence) -> dict[str, str]:
     return {
         "field": item.key,
         "verdict": item.verdict,
+        "why": item.reason,
         "as": item.name,
         "type": item.type or "none stable",
         "first seen": str(item.first_seen),
         "presence min / mean": share,
         "event types": ", ".join(item.event_types),
-        "why": item.reason,
     }
 
 
-def _tell(done: Promotion) -> None:
+def _tell(settings: Settings, done: Promotion) -> None:
+    """Of fields that got their columns."""
+    if not done.fields:
+        return
+    _publish(settings)
     rows = "\n".join(f"| `{field.key}` | `{field.name}` | {field.type} |" for field in done.fields)
     head = f"Version {done.version} of the schema: {done.file}."
     text = f"{head}\n\n| metadata | column | type |\n| --- | --- | --- |\n{rows}"

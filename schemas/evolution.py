@@ -7,7 +7,6 @@ metadata, is optional, and never goes or changes again.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, timedelta
@@ -15,12 +14,12 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from schemas.promoted import FieldType, PromotedField
+from schemas.promoted import FieldType, PromotedField, name_problem, snake_case
 
-MAX_NAME = 63
-"""PostgreSQL cuts a longer identifier."""
+MAX_PROMOTED = 200
+"""Promoted fields of all vendors together. Each is a column for ever (PostgreSQL has 1,600 at most) and work for every
+event; further ones are refused."""
 
-_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 # A field is near if it has half of what is needed.
 _NEAR = 0.5
 
@@ -70,13 +69,13 @@ Totals = Mapping[tuple[str, str, date], int]
 
 
 class Verdict(StrEnum):
-    """What is to become of a field."""
+    """What is to become of a field, in the order in which people look for it."""
 
     PROMOTE = "promote"
-    WAIT = "wait"
-    """It may qualify by itself later."""
     REFUSED = "refused"
     """Its type or name stands against it; a person can decide otherwise, where the reason says how."""
+    WAIT = "wait"
+    """It may qualify by itself later."""
     PROMOTED = "promoted"
 
 
@@ -107,7 +106,7 @@ class Evidence(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """What is to be promoted as of a day, and what came near; those to be promoted first, then by name."""
+    """What is to be promoted as of a day, and what came near; by verdict, then by name."""
 
     as_of: date
     thresholds: Thresholds
@@ -149,38 +148,38 @@ def propose(
         exclude: Patterns of metadata keys that are never promoted, as of :mod:`fnmatch`.
     """
     begin = as_of - timedelta(days=thresholds.window_days)
-    window: dict[str, list[Usage]] = {}
+    window: dict[tuple[str, str], list[Usage]] = {}
     for row in usage:
         if begin <= row.day < as_of:
-            window.setdefault(row.field, []).append(row)
+            window.setdefault((row.vendor, row.field), []).append(row)
+    days: dict[tuple[str, str], dict[date, int]] = {}
+    for (vendor, event_type, day), events in sorted(totals.items()):
+        if begin <= day < as_of and events:
+            days.setdefault((vendor, event_type), {})[day] = events
     known = {field.key: field for field in promoted}
     judged = [
         _judge(
-            field, window.get(field.field, []), totals, known.get(field.field), as_of, thresholds,
+            field, window.get((field.vendor, field.field), []), days, known.get(field.field), as_of, thresholds,
             (names or {}).get(field.field), exclude,
         )
         for field in seen
     ]  # fmt: skip
-    evidence = [item for item in _without_clashes(judged, promoted, taken) if _is_near(item, as_of, thresholds)]
-    evidence.sort(key=lambda item: (item.verdict is not Verdict.PROMOTE, item.name, item.key))
+    decided = _within_bound(_without_clashes(judged, promoted, taken), MAX_PROMOTED - len(promoted))
+    evidence = [item for item in decided if _is_near(item, as_of, thresholds)]
+    order = list(Verdict)
+    evidence.sort(key=lambda item: (order.index(item.verdict), item.name, item.key))
     return Proposal(as_of, thresholds, tuple(evidence))
 
 
 def field_name(vendor: str, key: str) -> str:
     """``{vendor}_{snake_case_path}`` of a metadata key ``{vendor}.{path}``."""
-    path = key.removeprefix(f"{vendor}.")
-    words = re.sub(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])", _word_border, path)
-    return re.sub(r"[^a-z0-9]+", "_", f"{vendor}_{words}".lower()).strip("_")
-
-
-def _word_border(found: re.Match[str]) -> str:
-    return f"{found[1] or found[3]}_{found[2] or found[4]}"
+    return snake_case(f"{vendor}.{key.removeprefix(f'{vendor}.')}")
 
 
 def _judge(  # noqa: PLR0917 (all of it is needed, and only here)
     seen: Seen,
     window: list[Usage],
-    totals: Totals,
+    days: Mapping[tuple[str, str], Mapping[date, int]],
     known: PromotedField | None,
     as_of: date,
     thresholds: Thresholds,
@@ -188,10 +187,9 @@ def _judge(  # noqa: PLR0917 (all of it is needed, and only here)
     exclude: Sequence[str],
 ) -> Evidence:
     key, vendor = seen.field, seen.vendor
-    begin = as_of - timedelta(days=thresholds.window_days)
     types = _types(window)
     stable = _stable(set(types.values()))
-    event_type, presence = _most_constant(vendor, window, totals, begin, as_of)
+    event_type, events, presence = _most_constant(vendor, window, days, thresholds.min_events)
     evidence = Evidence(
         key=key,
         name=name or field_name(vendor, key),
@@ -207,7 +205,6 @@ def _judge(  # noqa: PLR0917 (all of it is needed, and only here)
         return _promoted(evidence, known, stable)
     if any(fnmatchcase(key, pattern) for pattern in exclude):
         return evidence._replace(verdict=Verdict.REFUSED, reason="excluded")
-    events = sum(row.events for row in window if row.event_type == event_type)
     lacks = _lacks(evidence, event_type, events, as_of, thresholds)
     if lacks:
         return evidence._replace(verdict=Verdict.WAIT, reason=lacks)
@@ -281,24 +278,32 @@ def _conflict(types: Mapping[tuple[date, str], FieldType | str]) -> str:
 
 
 def _most_constant(
-    vendor: str, window: list[Usage], totals: Totals, begin: date, as_of: date
-) -> tuple[str, dict[date, float]]:
-    """The event type in which a field is least absent, and its share by day, 0 on a day without it."""
-    found: dict[str, dict[date, float]] = {}
+    vendor: str, window: list[Usage], days: Mapping[tuple[str, str], Mapping[date, int]], min_events: int
+) -> tuple[str, int, dict[date, float]]:
+    """The event type in which a field is least absent, of those with enough events if there are any.
+
+    Returns:
+        The type, its events with the field, and their share by day, 0 on a day without.
+    """
+    found: dict[str, tuple[int, dict[date, float]]] = {}
     for event_type in {row.event_type for row in window}:
-        days = {
-            day: total for (who, kind, day), total in totals.items()
-            if (who, kind) == (vendor, event_type) and begin <= day < as_of and total
-        }  # fmt: skip
         counts: Counter[date] = Counter()
         for row in window:
             if row.event_type == event_type:
                 counts[row.day] += row.events
-        found[event_type] = {day: counts[day] / total for day, total in sorted(days.items())}
+        found[event_type] = (
+            counts.total(),
+            {day: counts[day] / total for day, total in days.get((vendor, event_type), {}).items()},
+        )
+
+    def rank(event_type: str) -> tuple[bool, float, float, str]:
+        events, presence = found[event_type]
+        return events >= min_events, min(presence.values(), default=0.0), _mean(presence), event_type
+
     if not found:
-        return "", {}
-    best = max(found, key=lambda kind: (min(found[kind].values(), default=0.0), len(found[kind]), kind))
-    return best, found[best]
+        return "", 0, {}
+    best = max(found, key=rank)
+    return best, *found[best]
 
 
 def _without_clashes(
@@ -314,7 +319,7 @@ def _without_clashes(
     for item in judged:
         problem = ""
         if item.verdict is Verdict.PROMOTE:
-            problem = _name_problem(item.name, wanted[item.name], owners, taken)
+            problem = _name_problem(item, wanted[item.name], owners, taken)
         if problem:
             reason = f'{problem}; give a name of its own, names = {{"{item.key}": "…"}}'
             checked.append(item._replace(verdict=Verdict.REFUSED, reason=reason))
@@ -323,12 +328,19 @@ def _without_clashes(
     return checked
 
 
-def _name_problem(name: str, keys: Sequence[str], owners: Mapping[str, str], taken: Collection[str]) -> str:
+def _within_bound(judged: list[Evidence], most: int) -> list[Evidence]:
+    """As many as may be promoted yet, those first that have been seen the longest."""
+    wanted = sorted((item.first_seen, item.key) for item in judged if item.verdict is Verdict.PROMOTE)
+    over = {key for _, key in wanted[max(most, 0) :]}
+    reason = f"{MAX_PROMOTED} fields are promoted at most: exclude some that matter less"
+    return [item._replace(verdict=Verdict.REFUSED, reason=reason) if item.key in over else item for item in judged]
+
+
+def _name_problem(item: Evidence, keys: Sequence[str], owners: Mapping[str, str], taken: Collection[str]) -> str:
     """What keeps a name from being the field's that wants it; empty if nothing."""
-    if len(name) > MAX_NAME:
-        return f"{name} is longer than {MAX_NAME} characters"
-    if not _NAME.fullmatch(name):
-        return f"{name!r} is no name of a column: a to z, 0 to 9 and _"
+    name = item.name
+    if problem := name_problem(name, item.key):
+        return problem
     if name in owners:
         return f"{name} is {owners[name]} already"
     if name in taken:
@@ -338,7 +350,12 @@ def _name_problem(name: str, keys: Sequence[str], owners: Mapping[str, str], tak
 
 def _is_near(item: Evidence, as_of: date, thresholds: Thresholds) -> bool:
     """Whether people want to read of it."""
-    if item.verdict is not Verdict.WAIT:
+    if item.verdict in {Verdict.PROMOTE, Verdict.PROMOTED}:
         return True
     is_old = (as_of - item.first_seen).days >= thresholds.first_seen_days * _NEAR
-    return is_old and min(item.presence.values(), default=0.0) >= thresholds.min_presence * _NEAR
+    # On average, so that one bad day is told and a field that stopped within the window too.
+    return is_old and _mean(item.presence) >= thresholds.min_presence * _NEAR
+
+
+def _mean(presence: Mapping[date, float]) -> float:
+    return sum(presence.values()) / len(presence) if presence else 0.0

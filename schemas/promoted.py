@@ -26,6 +26,13 @@ DOUBLE = r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?"
 BOOLEAN = r"true|false"
 """Text of a boolean. Whatever fits none of these is a string."""
 
+MAX_TEXT = 8_192
+"""Characters of a string. A longer one is null, as any value that does not fit: it is in the metadata alone, so that
+promotion makes no event too large for a record."""
+
+MAX_NAME = 63
+"""Characters of a name; PostgreSQL cuts a longer identifier."""
+
 _LONG, _DOUBLE = re.compile(LONG), re.compile(DOUBLE)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _BOOLEANS = {"true": True, "false": False}
@@ -66,13 +73,39 @@ def promoted_fields(schema: str) -> tuple[PromotedField, ...]:
 
 def _promoted(name: str, type_: object, key: object) -> PromotedField:
     match type_, key:
-        case ["null", ("long" | "double" | "boolean" | "string") as promoted], str() if _NAME.fullmatch(name):
-            return PromotedField(name, key, promoted)
+        case ["null", ("long" | "double" | "boolean" | "string") as promoted], str():
+            if not (problem := name_problem(name, key)):
+                return PromotedField(name, key, promoted)
+            msg = f"field {name}, promoted from {key}: {problem}"
+            raise ConfigurationError(msg)
     msg = (
         f"field {name}: promoted, its type must be [null, long|double|boolean|string], not {json.dumps(type_)}, "
-        f"{KEY_ATTRIBUTE} text, and its name lower-case letters, digits and underscores"
+        f"and {KEY_ATTRIBUTE} text"
     )
     raise ConfigurationError(msg)
+
+
+def name_problem(name: str, key: str) -> str:
+    """What keeps a name from being that of the field of a metadata key; empty if nothing.
+
+    It begins with the vendor, so that no vendor's field takes another's name, or one that a database or a load needs.
+    """
+    prefix = snake_case(key.partition(".")[0]) + "_"
+    if len(name) > MAX_NAME:
+        return f"{name} is longer than {MAX_NAME} characters"
+    if not _NAME.fullmatch(name):
+        return f"{name!r} is no name of a column: a to z, 0 to 9 and _"
+    return "" if name.startswith(prefix) else f"{name} does not begin with {prefix}"
+
+
+def snake_case(text: str) -> str:
+    """A name's words in lower case, an underscore between them; what is no letter or digit of ASCII divides words."""
+    words = re.sub(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])", _word_border, text)
+    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+
+
+def _word_border(found: re.Match[str]) -> str:
+    return f"{found[1] or found[3]}_{found[2] or found[4]}"
 
 
 def with_promoted(schema: str, fields: Sequence[PromotedField]) -> str:
@@ -111,7 +144,7 @@ def _text(document: dict[str, Any]) -> str:
 def cast(text: str, type_: FieldType) -> int | float | bool | str | None:
     """A metadata value under a promoted field's type; None if it does not fit."""
     if type_ == "string":
-        return text
+        return text if len(text) <= MAX_TEXT else None
     if type_ == "long":
         return int(text) if _LONG.fullmatch(text) else None
     if type_ == "double":

@@ -23,6 +23,8 @@ T = TypeVar("T")
 _CONFLICT = 409
 _NOT_FOUND = 404
 _INVALID = 422
+# The client's default is to wait for ever, and a promotion asks while it holds the warehouse's lock.
+_TIMEOUT_S = 10
 
 
 class IncompatibleSchemaError(CcaasError):
@@ -37,13 +39,14 @@ class Registry:
     """
 
     def __init__(self, settings: RegistrySettings) -> None:
-        self._client = SchemaRegistryClient(settings.client_config())
+        self._client = SchemaRegistryClient({"timeout": _TIMEOUT_S, **settings.client_config()})
         self._url = settings.url
         self.folder: Path = settings.schema_dir or AVRO_DIR
         """The project's versions."""
         # A version never changes: text and id by number.
         self._versions: dict[int, tuple[str, int]] = {}
-        self._unusable: dict[int, bool] = {}
+        self._usable: dict[int, tuple[str, int]] = {}
+        self._judged: set[int] = set()
 
     def close(self) -> None:
         """Let go of the connection; decoders made here can learn no further schema."""
@@ -87,8 +90,8 @@ class Registry:
     def current(self) -> tuple[str, int]:
         """The schema that producers use: the newest one with every field that was ever promoted.
 
-        A version of the folder that the registry lacks is registered. A version that was registered without a promoted
-        field is passed over: such a field is never removed. If none has all, one that has is registered.
+        A version that was registered without a promoted field, or with one that is retyped, is passed over: such a
+        field is never removed and never changes. If none has all, one that has is registered, the folder's if possible.
 
         Returns:
             Its JSON text and its id.
@@ -103,9 +106,10 @@ class Registry:
             for text in own.values():
                 self.register(text)
             registered = self._registered()
-        registered = {number: version for number, version in registered.items() if self._is_usable(number, version[0])}
+        registered = self._usable_of(registered)
         texts = [text for text, _ in registered.values()] + list(own.values())
-        every = {field for text in texts for field in promoted_fields(text)}
+        # The first meaning of a name stays.
+        every = set({field.name: field for text in reversed(texts) for field in promoted_fields(text)}.values())
         for text, schema_id in reversed(registered.values()):
             if every <= set(promoted_fields(text)):
                 return text, schema_id
@@ -135,11 +139,12 @@ class Registry:
         problems = core_problems(schema)
         for where, versions in (("of the project", schema_versions(self.folder)), ("registered", self.versions())):
             for number, text in versions.items():
-                problems += [f"version {number} {where}: {problem}" for problem in full_problems(schema, text)]
+                problems += [f"version {number} {where}: {problem}" for problem in _problems(schema, text)]
         if not problems and self._registered() and not self._passes(schema):
             problems = ["the registry's own check refuses it"]
         if problems:
-            raise IncompatibleSchemaError("; ".join(problems))
+            msg = f"{'; '.join(problems)}. Give the field another name, or delete a version that nobody uses"
+            raise IncompatibleSchemaError(msg)
 
     def schema_of(self, schema_id: int) -> str:
         """A registered schema's JSON text.
@@ -185,17 +190,17 @@ class Registry:
             raise self._unavailable(error) from None
         return {number: self._versions[number] for number in sorted(numbers)}
 
-    def _is_usable(self, number: int, text: str) -> bool:
-        """Whether events can be written under a version that somebody registered; said once if not."""
-        if number not in self._unusable:
-            try:
-                problems = core_problems(text)
-            except ConfigurationError as error:
-                problems = [str(error)]
-            self._unusable[number] = bool(problems)
-            if problems:
-                log.error("a registered version is passed over", version=number, problems=problems)
-        return not self._unusable[number]
+    def _usable_of(self, registered: dict[int, tuple[str, int]]) -> dict[int, tuple[str, int]]:
+        """Versions under which events can be written and every older one's readers go on; said once of the others."""
+        if registered.keys() != self._judged:
+            self._usable = {}
+            for number, version in registered.items():
+                if problems := _stands_against(version[0], [text for text, _ in self._usable.values()]):
+                    log.error("a registered version is passed over", version=number, problems=problems)
+                else:
+                    self._usable[number] = version
+            self._judged = set(registered)
+        return self._usable
 
     def _passes(self, schema: str) -> bool:
         try:
@@ -223,3 +228,24 @@ class Registry:
             msg = f"schema registry {self._url} refuses the credentials ({status}): mend registry.client"
             return ConfigurationError(msg)
         return ServiceUnavailableError(f"schema registry {self._url}: {type(error).__name__}: {error}")
+
+
+def _stands_against(schema: str, older: list[str]) -> list[str]:
+    """What keeps a registered schema from being used after older ones; empty if nothing."""
+    try:
+        if problems := core_problems(schema):
+            return problems
+    except ConfigurationError as error:
+        return [str(error)]
+    known = {field.name: field for text in older for field in promoted_fields(text)}
+    changed = [field.name for field in promoted_fields(schema) if known.get(field.name, field) != field]
+    problems = [f"promoted field {name} has another key or type than before" for name in changed]
+    return problems + [problem for text in older for problem in full_problems(schema, text)]
+
+
+def _problems(schema: str, other: str) -> list[str]:
+    """As :func:`full_problems`, of a version that somebody registered and that may be no schema at all."""
+    try:
+        return full_problems(schema, other)
+    except ConfigurationError as error:
+        return [str(error)]

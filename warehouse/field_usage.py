@@ -6,13 +6,14 @@ of it is new.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
-from schemas.canonical import REST_NEAR_MS
+from schemas.canonical import NATIVE_TYPE_KEY, RECOVERED_KEY
 from schemas.promoted import BOOLEAN, DOUBLE, LONG
 from warehouse import scratch, tables
 from warehouse.engine import Warehouse, writer
@@ -23,6 +24,9 @@ from warehouse.windows import Window
 MAX_FIELDS = 1_000
 """Fields of an event type that are counted a day, those on most events. How many more there were is in
 ``event_type_days.other_fields``: a vendor that takes ids for names must not flood the table."""
+
+MAX_NAME = 500
+"""Characters of the name of a field that is counted. Longer ones are among the other fields."""
 
 _OURS = "ccaas."
 # An object or an array: what the normaliser keeps whole.
@@ -53,7 +57,7 @@ def count_field_usage(warehouse: Warehouse, *, run_id: str) -> LoadResult:
         with load_run(connection, "metadata_field_usage", "arrival", run_id) as run:
             run.through_load_id = newest
             scratch.renew(connection, scratch.usage_scope, scratch.usage_counts)
-            execute(connection, "field_usage", "scope_arrival", after=after, near_ms=REST_NEAR_MS)
+            execute(connection, "field_usage", "scope_arrival", after=after)
             _count(connection, run)
     return LoadResult(dataset="metadata_field_usage", rows=run.rows, load_ids=(run.load_id,))
 
@@ -67,7 +71,7 @@ def count_field_usage_window(warehouse: Warehouse, window: Window, *, run_id: st
     with writer(warehouse) as connection, load_run(connection, "metadata_field_usage", "window", run_id, window) as run:
         scratch.renew(connection, scratch.usage_scope, scratch.usage_counts)
         bounds = {"start_ms": window.start_ms, "end_ms": window.end_ms}
-        days = {"start_day": window.start.date(), "end_day": window.end.date()}
+        days = {"first_day": window.start.date(), "last_day": (window.end - timedelta(milliseconds=1)).date()}
         execute(connection, "field_usage", "scope_window", **bounds, **days)
         _count(connection, run)
     return LoadResult(dataset="metadata_field_usage", rows=run.rows, load_ids=(run.load_id,), window=window)
@@ -82,6 +86,7 @@ def _count(connection: sa.Connection, run: LoadRun) -> None:
         anchored = {"long": f"^({LONG})$", "double": f"^({DOUBLE})$", "boolean": f"^({BOOLEAN})$", "json": f"^{_JSON}$"}
         nul = {"nul": r"\u0000", "escaped_nul": r"(?<!\\)((?:\\\\)*)\\u0000", "kept": r"\1"}
         execute(connection, "field_usage_postgresql", "fields", **anchored, **nul, ours=_OURS)
+        execute(connection, "field_usage", "pass_over_long", most=MAX_FIELDS, longest=MAX_NAME)
     scratch.analyze(connection, scratch.usage_counts)
     for statement in ("delete_usage", "delete_days", "insert_usage", "insert_days"):
         execute(connection, "field_usage", statement, most=MAX_FIELDS)
@@ -93,14 +98,17 @@ def _count(connection: sa.Connection, run: LoadRun) -> None:
 
 def _count_duckdb(connection: sa.Connection) -> None:
     execute(connection, "field_usage_duckdb", "fields", ours=_OURS)
+    execute(connection, "field_usage", "pass_over_long", most=MAX_FIELDS, longest=MAX_NAME)
     found: list[dict[str, Any]] = []
-    for vendor, event_type, fields in _fields_by_type(connection):
-        frequent, rare = fields[:_FREQUENT], fields[_FREQUENT:]
+    for (vendor, event_type), fields in _fields_by_type(connection).items():
+        frequent = fields[:_FREQUENT]
         found += _types(connection, vendor, event_type, frequent)
-        if rare:
+        if len(fields) > _FREQUENT:
             patterns = {"long": LONG, "double": DOUBLE, "boolean": BOOLEAN, "json": _JSON}
-            kind = {"vendor": vendor, "event_type": event_type}
-            execute(connection, "field_usage_duckdb", "rare_types", **patterns, **kind, rare=rare)
+            # Events with none but these keys are done with.
+            done = [*frequent, NATIVE_TYPE_KEY, RECOVERED_KEY]
+            kind = {"vendor": vendor, "event_type": event_type, "done": done, "most": MAX_FIELDS}
+            execute(connection, "field_usage_duckdb", "rare_types", **patterns, **kind)
     if found:
         # An INSERT of rows takes DuckDB a millisecond each.
         connection.execute(
@@ -109,20 +117,23 @@ def _count_duckdb(connection: sa.Connection) -> None:
         execute(connection, "field_usage_duckdb", "take_types")
 
 
-def _fields_by_type(connection: sa.Connection) -> Iterator[tuple[str, str, list[str]]]:
-    """Vendor, event type and its fields, those on most events first."""
+def _fields_by_type(connection: sa.Connection) -> dict[tuple[str, str], list[str]]:
+    """Fields by vendor and event type, those on most events first; no more than tell whether there are rare ones."""
     c = scratch.usage_counts.c
-    query = (
-        sa.select(c.vendor, c.event_type, c.field)
+    order = (sa.func.sum(c.events).desc(), c.field)
+    rank = sa.func.row_number().over(partition_by=(c.vendor, c.event_type), order_by=order).label("rank")
+    ranked = (
+        sa.select(c.vendor, c.event_type, c.field, rank)
         .where(c.nth <= MAX_FIELDS)
         .group_by(c.vendor, c.event_type, c.field)
-        .order_by(c.vendor, c.event_type, sa.func.sum(c.events).desc(), c.field)
+        .subquery()
     )
     by_type: dict[tuple[str, str], list[str]] = {}
-    for vendor, event_type, field in connection.execute(query):
+    for vendor, event_type, field, _ in connection.execute(
+        sa.select(ranked).where(ranked.c.rank <= _FREQUENT + 1).order_by(ranked.c.rank)
+    ):
         by_type.setdefault((vendor, event_type), []).append(field)
-    for (vendor, event_type), fields in by_type.items():
-        yield vendor, event_type, fields
+    return by_type
 
 
 def _types(connection: sa.Connection, vendor: str, event_type: str, fields: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,12 +11,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
 
-from schemas.promoted import DOUBLE, LONG, FieldType, PromotedField
+from schemas.promoted import DOUBLE, LONG, MAX_TEXT, FieldType, PromotedField, name_problem
 from streaming.errors import ConfigurationError
 from warehouse import tables
 
@@ -26,8 +23,6 @@ _TYPES: Mapping[FieldType, sa.types.TypeEngine[Any]] = {
     "boolean": sa.Boolean(),
     "string": sa.Text(),
 }
-# Unquoted in both databases, and within PostgreSQL's bound, beyond which it would cut the name.
-_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # Whole rows of these are moved between them, so they have the same columns.
 _TABLES = (tables.events, tables.reconciled_events)
 
@@ -98,15 +93,19 @@ def add_promoted(
     Raises:
         ConfigurationError: see :func:`check_columns`.
     """
+    # Importing Alembic takes longer than a small load, and few runs add a column.
+    from warehouse.ddl import add_column  # noqa: PLC0415
+
     check_columns(connection, fields)
     known = promoted(connection)
     added = tuple(field for field in fields if field not in known)
+    for table in _TABLES if added else ():
+        there = _columns_of(connection, table)  # a restored database may have some of them
+        for field in added:
+            if field.name not in there:
+                add_column(connection, table.name, sa.Column(field.name, _TYPES[field.type]))
+        _fill(connection, table, added)
     for field in added:
-        operations = Operations(MigrationContext.configure(connection))
-        for table in _TABLES:
-            if field.name not in _columns_of(connection, table):  # a restored database may have it
-                operations.add_column(table.name, sa.Column(field.name, _TYPES[field.type]))
-            _fill(connection, table, field)
         row = {"name": field.name, "vendor": field.key.partition(".")[0], "field": field.key, "type": field.type}
         more = {"schema_version": schema_version, "promoted_at": datetime.now(UTC)}
         connection.execute(sa.insert(tables.promoted_fields), {**row, **more})
@@ -116,7 +115,7 @@ def add_promoted(
 def as_type(text: sa.ColumnElement[Any], type_: FieldType, dialect: str) -> sa.ColumnElement[Any]:
     """A text under a field's type, NULL if it does not fit: :func:`schemas.promoted.cast` in SQL."""
     if type_ == "string":
-        return text
+        return sa.case((sa.func.length(text) <= MAX_TEXT, text))
     if type_ == "boolean":
         return sa.case((text == "true", sa.true()), (text == "false", sa.false()))
     pattern = LONG if type_ == "long" else DOUBLE
@@ -130,39 +129,44 @@ def pointer(key: str) -> str:
 
 
 def _check(field: PromotedField, known: Mapping[str, PromotedField]) -> None:
-    if not _NAME.fullmatch(field.name):
-        problem = "a column's name has a to z, 0 to 9 and _, at most 63 characters"
-    elif field.name in tables.events.c:
+    problem = name_problem(field.name, field.key)
+    if not problem and field.name in tables.events.c:
         problem = "events has a column of that name"
-    elif field.name in known:
-        other = known[field.name]
+    if not problem and (other := known.get(field.name)):
         problem = f"that column is {other.key} as {other.type} already, and never changes"
-    else:
-        return
-    msg = f"{field.key} can't be promoted as {field.name}: {problem}; give it another name"
-    raise ConfigurationError(msg)
+    if problem:
+        msg = f"{field.key} can't be promoted as {field.name}: {problem}; give it another name"
+        raise ConfigurationError(msg)
 
 
 def _columns_of(connection: sa.Connection, table: sa.Table) -> set[str]:
     return {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
 
 
-def _fill(connection: sa.Connection, table: sa.Table, field: PromotedField) -> None:
-    """From the metadata of the rows that have it."""
+def _fill(connection: sa.Connection, table: sa.Table, fields: Sequence[PromotedField]) -> None:
+    """From the metadata, in one pass over the rows: each row that has any of the fields is written anew."""
     dialect = connection.dialect.name
     metadata = sa.column("metadata", sa.Text)
-    target = sa.table(table.name, metadata, sa.column(field.name, _TYPES[field.type]))
-    value: sa.ColumnElement[Any]
-    if dialect == "duckdb":
-        value = sa.func.json_extract_string(metadata, pointer(field.key))
-    else:
-        value = sa.cast(_without_nul(metadata), sa.JSON).op("->>")(field.key)
-    mark = orjson.dumps(field.key).decode()
+    target = sa.table(table.name, metadata, *[sa.column(field.name, _TYPES[field.type]) for field in fields])
+
+    def value(field: PromotedField) -> sa.ColumnElement[Any]:
+        text: sa.ColumnElement[Any]
+        if dialect == "duckdb":
+            text = sa.func.json_extract_string(metadata, pointer(field.key))
+        else:
+            text = sa.cast(_without_nul(metadata), sa.JSON).op("->>")(field.key)
+        return as_type(sa.type_coerce(text, sa.Text), field.type, dialect)
+
     connection.execute(
         sa.update(target)
-        .values({field.name: as_type(sa.type_coerce(value, sa.Text), field.type, dialect)})
-        .where(sa.func.strpos(metadata, mark) > 0)
+        .values({field.name: value(field) for field in fields})
+        .where(sa.or_(*[sa.func.strpos(metadata, _mark(field.key)) > 0 for field in fields]))
     )
+
+
+def _mark(key: str) -> str:
+    """The longest part of a key that stands in JSON as it is: a row without it has not got the key."""
+    return max(re.split(r'["\\\x00-\x1f]', key), key=len)
 
 
 def _without_nul(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

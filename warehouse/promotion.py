@@ -20,7 +20,7 @@ import orjson
 import sqlalchemy as sa
 import structlog
 
-from schemas.canonical import CORE_FIELDS, schema_versions, write_version
+from schemas.canonical import schema_versions, write_version
 from schemas.evolution import Proposal, Seen, Thresholds, Totals, Usage, propose
 from schemas.promoted import PromotedField, promoted_fields, with_promoted
 from schemas.registry import Registry
@@ -76,13 +76,15 @@ def proposal(
     text, _ = registry.current()
     # Not the readers' copy, which may be older than the count.
     with writer(warehouse) as connection:
-        seen, rows, totals = _evidence(connection, as_of - timedelta(days=thresholds.window_days), as_of)
+        keys = [field.key for field in promoted_fields(text)]
+        seen, rows, totals = _evidence(connection, as_of - timedelta(days=thresholds.window_days), as_of, keys)
+    fields = [field["name"] for field in orjson.loads(text)["fields"]]
     return propose(
         seen,
         rows,
         totals,
         promoted=promoted_fields(text),
-        taken={*CORE_FIELDS, *(column.name for column in tables.events.c)},
+        taken={*fields, *(column.name for column in tables.events.c)},
         as_of=as_of,
         thresholds=thresholds,
         names=names,
@@ -90,14 +92,17 @@ def proposal(
     )
 
 
-def _evidence(connection: sa.Connection, begin: date, end: date) -> tuple[list[Seen], list[Usage], Totals]:
-    """When each field was seen, and the window's rows: what is older is not read row by row."""
+def _evidence(
+    connection: sa.Connection, begin: date, end: date, promoted: Sequence[str]
+) -> tuple[list[Seen], list[Usage], Totals]:
+    """When each field of the window, or promoted, was seen, and the window's rows: of older ones nothing is read."""
     c, days = tables.metadata_field_usage.c, tables.event_type_days.c
     seen = sa.select(c.vendor, c.field, sa.func.min(c.day), sa.func.max(c.day)).where(c.day < end)
+    is_wanted = sa.or_(sa.func.max(c.day) >= begin, c.field.in_(promoted))
     usage = sa.select(*[c[name] for name in Usage._fields]).where(c.day >= begin, c.day < end)
     totals = sa.select(days.vendor, days.event_type, days.day, days.events).where(days.day >= begin, days.day < end)
     return (
-        [Seen(*row) for row in connection.execute(seen.group_by(c.vendor, c.field))],
+        [Seen(*row) for row in connection.execute(seen.group_by(c.vendor, c.field).having(is_wanted))],
         [Usage(*row) for row in connection.execute(usage)],
         {(row.vendor, row.event_type, row.day): row.events for row in connection.execute(totals)},
     )
@@ -136,11 +141,12 @@ def _settle(connection: sa.Connection, registry: Registry, text: str) -> Promoti
 
 
 def _write(registry: Registry, text: str) -> str:
-    """The version into the project's folder, unless it is there; a folder that can't be written stops nothing."""
+    """The version into the project's folder, unless one there has its fields; a read-only folder stops nothing."""
     own = schema_versions(registry.folder)
+    fields = set(promoted_fields(text))
     for number, other in own.items():
-        if _same(other, text):
-            return f"v{number} is in {registry.folder}"
+        if fields <= set(promoted_fields(other)):
+            return f"v{number} of {registry.folder} has them"
     try:
         file = write_version(registry.folder, max(own) + 1, text)
     except OSError as error:

@@ -180,7 +180,8 @@ def test_two_vendors_that_come_to_one_name_clash_too() -> None:
 def test_names_that_are_taken_or_none_are_refused() -> None:
     other = PromotedField("genesys_score", "genesys.else", "long")
     assert "is genesys.else already" in only(use(), promoted=[other]).reason
-    assert "of every event" in only(use(), names={"genesys.score": "queue_id"}).reason
+    assert "of every event" in only(use(), taken={"genesys_score"}).reason
+    assert "does not begin with genesys_" in only(use(), names={"genesys.score": "queue_id"}).reason
     assert "no name" in only(use(), names={"genesys.score": "Score!"}).reason
     assert "longer than 63" in only(use("genesys." + "x" * 70)).reason
 
@@ -194,6 +195,24 @@ def test_too_few_events_wait() -> None:
     assert only(use(), thresholds=Thresholds(min_events=3_001)).reason == (
         f"on 3000 events of {STARTED}, 3001 are needed"
     )
+
+
+def test_the_event_type_with_enough_events_decides() -> None:
+    thresholds = Thresholds(min_events=1_000)
+    rare = use(event_type=ENDED, days=[5], share=1.0)
+    once = totals([STARTED]) | {("genesys", ENDED, day(5)): 100}
+    assert proposed(use(share=0.96) + rare, totals=once, thresholds=thresholds).candidates
+
+
+def test_one_bad_day_and_a_field_that_has_just_stopped_are_told() -> None:
+    evidence = only(use(days=[n for n in range(1, 31) if n != 9]))
+    assert (evidence.verdict, evidence.presence[day(9)]) == (Verdict.WAIT, 0.0)
+    assert "on 0.0%" in only(use(days=range(4, 31))).reason
+
+
+def test_of_excluded_fields_only_those_that_came_near_are_told() -> None:
+    assert only(use(), exclude=["genesys.*"]).reason == "excluded"
+    assert proposed(use(share=0.1), exclude=["genesys.*"]).evidence == ()
 
 
 def test_only_what_came_near_is_told() -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import warehouse.field_usage as field_usage
 from schemas.canonical import EventType
 from schemas.promoted import cast
-from tests.warehouse.events import Event, at, land
+from tests.warehouse.events import Event, at, land, numbered, queued
 from warehouse import tables
 from warehouse.engine import Warehouse, writer
 from warehouse.field_usage import count_field_usage, count_field_usage_window
@@ -158,6 +158,39 @@ def test_names_that_are_ids_do_not_flood_the_table(warehouse: Warehouse, monkeyp
     found: dict[Any, Any] = {key[3]: counts["events"] for key, counts in counted(warehouse).items()}
     assert found == {"genesys.common": 50} | {f"genesys.{number:04}": 1 for number in range(9)}
     assert list(days(warehouse).values()) == [(50, 41)]
+
+
+def test_a_name_too_long_for_an_index_does_not_stop_the_count(warehouse: Warehouse) -> None:
+    rng = random.Random(6)
+    name = "genesys." + "".join(chr(rng.randrange(0x100, 0x2000)) for _ in range(5_000))
+    item = Event(EventType.STARTED, at("09:00:00"), {"conversation_id": "c"}, metadata={"genesys.a": "1", name: "1"})
+    land(warehouse.landing_dir, item)
+    load_events(warehouse, run_id="r")
+    count_field_usage(warehouse, run_id="r")
+    assert [key[3] for key in counted(warehouse)] == ["genesys.a"]
+    assert list(days(warehouse).values()) == [(1, 1)]
+
+
+def test_a_reconciled_event_that_gives_way_is_no_longer_counted_on_its_day(warehouse: Warehouse) -> None:
+    """A new pair takes its neighbour's place, so an event gives way that is far from the one that came."""
+    marked = {"ccaas.native_type": "t", "ccaas.recovered": "reconciled", "genesys.a": "1"}
+    pushed = {"ccaas.native_type": "t", "genesys.a": "1"}
+    first = replace(queued("23:59:52", "c"), metadata=marked)
+    second = replace(queued("00:00:01", "c"), time=at("00:00:01", day=5), metadata=marked)
+    near = replace(queued("23:59:56", "c"), metadata=pushed)
+    late = replace(queued("23:59:48", "c"), metadata=pushed)
+    *there, came = numbered([first, second, near, late])
+    land(warehouse.landing_dir, *there)
+    load_events(warehouse, run_id="r")
+    count_field_usage(warehouse, run_id="r")
+    assert {key[2]: counts["events"] for key, counts in counted(warehouse).items()} == {
+        date(1999, 1, 4): 1,
+        date(1999, 1, 5): 1,
+    }
+    land(warehouse.landing_dir, came)
+    load_events(warehouse, run_id="r")
+    count_field_usage(warehouse, run_id="r")
+    assert {key[2]: counts["events"] for key, counts in counted(warehouse).items()} == {date(1999, 1, 4): 2}
 
 
 def test_a_day_whose_events_are_gone_is_forgotten_by_window(warehouse: Warehouse) -> None:

@@ -128,10 +128,10 @@ def test_a_reconciled_event_keeps_its_value_wherever_it_lies(warehouse: Warehous
 @pytest.mark.parametrize(
     ("field", "problem"),
     [
-        (PromotedField("queue_id", "genesys.q", "string"), "events has a column of that name"),
-        (PromotedField("load_id", "genesys.q", "long"), "events has a column of that name"),
+        (PromotedField("queue_id", "genesys.q", "string"), "does not begin with genesys_"),
+        (PromotedField("queue_id", "queue.id", "string"), "events has a column of that name"),
         (PromotedField("Genesys_Q", "genesys.q", "long"), "a to z"),
-        (PromotedField("g" * 64, "genesys.q", "long"), "at most 63"),
+        (PromotedField("g" * 64, "genesys.q", "long"), "longer than 63"),
         (SCORE._replace(type="string"), "genesys.score as long already"),
         (SCORE._replace(key="genesys.other"), "genesys.score as long already"),
     ],

@@ -10,8 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,18 @@ import pytest
 import sqlalchemy as sa
 
 from devstack.stack import LocalStack
-from schemas.canonical import AVRO_DIR, EventType, latest_schema, schema_versions
+from schemas.canonical import AVRO_DIR, latest_schema, schema_versions
 from schemas.evolution import Thresholds, Verdict
 from schemas.promoted import PromotedField, promoted_fields, with_promoted
 from schemas.registry import IncompatibleSchemaError, Registry
 from streaming.errors import ConfigurationError, ServiceUnavailableError
 from streaming.settings import RegistrySettings
-from tests.warehouse.events import Event, at, land
+from tests.warehouse.month import AS_OF, MOOD, SCORE, land_month, register_and_drop_score, with_field
 from warehouse.engine import Warehouse, writer
 from warehouse.field_usage import count_field_usage
 from warehouse.load_events import load_events
 from warehouse.promoted import promoted
 from warehouse.promotion import catch_up, promote, proposal
-
-SCORE = PromotedField("genesys_score", "genesys.score", "long")
-MOOD = PromotedField("genesys_mood", "genesys.mood", "string")
-AS_OF = date(1999, 1, 31)
 
 
 @pytest.fixture
@@ -45,18 +40,9 @@ def registry(own_registry: LocalStack, tmp_path: Path) -> Iterator[Registry]:
     made.close()
 
 
-def fill(warehouse: Warehouse, value: str = "7", days: int = 30) -> None:
-    """A month of events with the field, one a day."""
-    items = [
-        Event(
-            EventType.STARTED,
-            at("09:00:00", day=1) + timedelta(days=number),
-            {"conversation_id": f"c{number}"},
-            metadata={"ccaas.native_type": "t", SCORE.key: value, MOOD.key: "fine"},
-        )
-        for number in range(days)
-    ]
-    land(warehouse.landing_dir, *[replace(item, offset=number) for number, item in enumerate(items)])
+def fill(warehouse: Warehouse) -> None:
+    """A month of events, counted."""
+    land_month(warehouse.landing_dir)
     load_events(warehouse, run_id="r")
     count_field_usage(warehouse, run_id="r")
 
@@ -94,16 +80,43 @@ def test_a_month_of_use_becomes_a_version_a_file_and_a_column(warehouse: Warehou
 
 def test_a_refused_version_changes_nothing(warehouse: Warehouse, registry: Registry) -> None:
     fill(warehouse)
-    registry.register(latest_schema())
-    # Somebody registered the field with another type and dropped it again: FULL against the newest would not see it.
-    registry.register(with_promoted(latest_schema(), [SCORE._replace(type="string", key="genesys.old")]))
-    registry.register(latest_schema().replace("One vendor-neutral", "A vendor-neutral"))
+    register_and_drop_score(registry)
     before = registry.versions()
-    with pytest.raises((IncompatibleSchemaError, ConfigurationError), match="genesys_score"):
-        promote(warehouse, registry, [SCORE])
+    assert SCORE in proposed(warehouse, registry)
+    with pytest.raises(IncompatibleSchemaError, match=r"version 2 registered: .*genesys_score"):
+        promote(warehouse, registry, [SCORE, MOOD])
     assert registry.versions() == before
     assert schema_versions(registry.folder).keys() == {1}
     assert columns(warehouse) == ()
+
+
+def test_a_registration_that_comes_too_late_changes_nothing(
+    warehouse: Warehouse, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(warehouse)
+    registry.current()
+    check = Registry.check
+
+    def overtaken(self: Registry, schema: str) -> None:
+        check(self, schema)
+        self.register(with_field(latest_schema(), SCORE.name, "string"))
+
+    monkeypatch.setattr(Registry, "check", overtaken)
+    with pytest.raises(IncompatibleSchemaError, match="not FULL compatible"):
+        promote(warehouse, registry, [SCORE])
+    assert registry.versions().keys() == {1, 2}
+    assert schema_versions(registry.folder).keys() == {1}
+    assert columns(warehouse) == ()
+
+
+def test_a_field_of_the_schema_that_is_nobodys_mirror_keeps_its_name(warehouse: Warehouse, registry: Registry) -> None:
+    fill(warehouse)
+    registry.current()
+    registry.register(with_field(latest_schema(), SCORE.name, "string"))
+    found = proposal(warehouse, registry, as_of=AS_OF, thresholds=Thresholds())
+    (evidence,) = [item for item in found.evidence if item.key == SCORE.key]
+    assert evidence.verdict is Verdict.REFUSED
+    assert "is a field or column of every event" in evidence.reason
 
 
 def test_a_name_that_the_warehouse_can_not_have_registers_nothing(warehouse: Warehouse, registry: Registry) -> None:

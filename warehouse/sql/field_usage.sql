@@ -1,19 +1,16 @@
 -- Use of metadata fields by day. Counted anew is a whole day of an event type, if anything of it is new.
 
 -- name: scope_arrival
--- A new event may take the place of its reconciled twin, which lies within :near_ms and perhaps on another day.
+-- A new event may make reconciled ones of its conversation give way to their twins, perhaps on another day.
 INSERT INTO usage_scope (vendor, event_type, day)
 SELECT e.vendor, e.event_type, CAST(e.timestamp AS DATE)
 FROM events e
 WHERE e.load_id > :after AND e.timestamp IS NOT NULL
 UNION
-SELECT e.vendor, e.event_type, CAST(e.timestamp - :near_ms * INTERVAL '1 millisecond' AS DATE)
-FROM events e
-WHERE e.load_id > :after AND e.timestamp IS NOT NULL
-UNION
-SELECT e.vendor, e.event_type, CAST(e.timestamp + :near_ms * INTERVAL '1 millisecond' AS DATE)
-FROM events e
-WHERE e.load_id > :after AND e.timestamp IS NOT NULL
+SELECT r.vendor, r.event_type, CAST(r.timestamp AS DATE)
+FROM reconciled_events r
+JOIN events e ON e.vendor = r.vendor AND e.tenant_id = r.tenant_id AND e.conversation_id = r.conversation_id
+WHERE e.load_id > :after AND r.timestamp IS NOT NULL
 
 -- name: scope_window
 -- Also days of which no event is left.
@@ -24,7 +21,11 @@ WHERE e.timestamp_ms >= :start_ms AND e.timestamp_ms < :end_ms AND e.timestamp I
 UNION
 SELECT d.vendor, d.event_type, d.day
 FROM event_type_days d
-WHERE d.day >= :start_day AND d.day < :end_day
+WHERE d.day >= :first_day AND d.day <= :last_day
+
+-- name: pass_over_long
+-- No name of a promoted field, and too long for PostgreSQL's index.
+UPDATE usage_counts SET nth = :most + 1 WHERE length(field) > :longest
 
 -- name: delete_usage
 DELETE FROM metadata_field_usage

@@ -30,7 +30,8 @@ WHERE t.vendor = usage_counts.vendor AND t.event_type = usage_counts.event_type 
   AND t.field = usage_counts.field
 
 -- name: rare_types
--- Fields beyond the frequent ones: their events are taken apart value by value.
+-- Fields beyond the frequent ones: their events are taken apart value by value. Joined, since a list of them would be
+-- searched once a value: names that are ids make it long.
 UPDATE usage_counts
 SET longs = t.longs, doubles = t.doubles, booleans = t.booleans, jsons = t.jsons
 FROM (
@@ -49,10 +50,13 @@ FROM (
             FROM events e
             JOIN usage_scope s
               ON s.vendor = e.vendor AND s.event_type = e.event_type AND s.day = CAST(e.timestamp AS DATE)
-            WHERE e.vendor = :vendor AND e.event_type = :event_type AND list_has_any(json_keys(e.metadata), :rare)
+            WHERE e.vendor = :vendor AND e.event_type = :event_type
+              AND NOT list_has_all(CAST(:done AS VARCHAR[]), json_keys(e.metadata))
         ) u
     ) v
-    WHERE list_contains(:rare, v.field)
+    JOIN usage_counts c
+      ON c.vendor = v.vendor AND c.event_type = v.event_type AND c.day = v.day AND c.field = v.field
+    WHERE c.nth <= :most AND NOT list_contains(CAST(:done AS VARCHAR[]), v.field)
     GROUP BY ALL
 ) t
 WHERE t.vendor = usage_counts.vendor AND t.event_type = usage_counts.event_type AND t.day = usage_counts.day
