@@ -7,8 +7,8 @@ loads.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,13 +33,13 @@ class LandingFile:
         name: path below the landing folder, with ``/``.
         path: the file.
         rows: rows according to the footer.
-        promoted: columns beyond those of every file: promoted fields.
+        further: types of the columns beyond those of every file, by name: promoted fields, if the sink wrote it.
     """
 
     name: str
     path: Path
     rows: int
-    promoted: frozenset[str] = frozenset()
+    further: Mapping[str, pa.DataType] = field(default_factory=dict)
 
 
 class BrokenFileError(Exception):
@@ -78,12 +78,13 @@ def inspect(name: str, path: Path) -> LandingFile:
         schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError) as error:
         raise _classified(error, path) from error
-    for field in SCHEMA:
-        position = schema.get_field_index(field.name)
-        if position < 0 or not schema.field(position).type.equals(field.type):
-            msg = f"column {field.name} is missing or not {field.type}"
+    for column in SCHEMA:
+        position = schema.get_field_index(column.name)
+        if position < 0 or not schema.field(position).type.equals(column.type):
+            msg = f"column {column.name} is missing or not {column.type}"
             raise BrokenFileError(msg)
-    return LandingFile(name, path, int(metadata.num_rows), frozenset(schema.names) - frozenset(SCHEMA.names))
+    further = {column.name: column.type for column in schema if column.name not in SCHEMA.names}
+    return LandingFile(name, path, int(metadata.num_rows), further)
 
 
 def read_through(file: LandingFile) -> None:

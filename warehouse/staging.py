@@ -19,6 +19,7 @@ import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
 from schemas.promoted import PromotedField
+from streaming.sink.landing import promoted_column
 from warehouse import scratch
 from warehouse.engine import Warehouse
 from warehouse.errors import StagingError, primary_message
@@ -51,7 +52,7 @@ def stage(
     scratch.renew(connection, staged)
     low, high = bounds or (-(2**63), 2**63 - 1)
     values = {"files": [str(file.path) for file in files], "low": low, "high": high}
-    select = _select(fields, {name for file in files for name in file.promoted})
+    select = _select(fields, {field.name for field in fields if _is_typed(field, files)})
     try:
         if connection.dialect.name == "duckdb":
             connection.execute(sa.insert(staged).from_select(staged.c.keys(), select), values)
@@ -63,10 +64,15 @@ def stage(
     return int(connection.execute(sa.select(sa.func.count()).select_from(scratch.staged_events)).scalar_one())
 
 
+def _is_typed(field: PromotedField, files: Sequence[LandingFile]) -> bool:
+    """Whether files have the field's column, and none has one of that name and another type: it is not the sink's."""
+    types = [file.further[field.name] for file in files if field.name in file.further]
+    return bool(types) and all(type_ == promoted_column(field).type for type_ in types)
+
+
 def _select(fields: Sequence[PromotedField], typed: set[str]) -> sa.Select[Any]:
-    """The landing rows, and of each promoted field the typed column, if a file has it, else what the metadata says."""
+    """The landing rows, and of each promoted field the typed column, if it is one, else what the metadata says."""
     own = [sa.column(column.name, column.type) for column in scratch.staged_events.c]
-    types = {column.name: column.type for column in columns(fields)}
     further: list[sa.ColumnClause[Any]] = [sa.column(name) for name in typed]
     landed = statements("landing")["select"].columns(*own, *further).subquery("landed")
     values = []
@@ -74,7 +80,7 @@ def _select(fields: Sequence[PromotedField], typed: set[str]) -> sa.Select[Any]:
         text = sa.func.json_extract_string(landed.c.metadata, pointer(field.key))
         value = as_type(sa.type_coerce(text, sa.Text), field.type, "duckdb")
         if field.name in typed:
-            value = sa.func.coalesce(sa.try_cast(landed.c[field.name], types[field.name]), value)
+            value = sa.func.coalesce(landed.c[field.name], value)
         values.append(value.label(field.name))
     return sa.select(*[landed.c[column.name] for column in own], *values)
 

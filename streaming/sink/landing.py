@@ -40,7 +40,6 @@ SCHEMA = pa.schema(
         ("metadata", _TEXT_MAP),
     ]
 )
-
 """Columns of every file. Behind them comes one for each promoted field, see :func:`promoted_column`."""
 
 _ARROW: dict[FieldType, pa.DataType] = {
