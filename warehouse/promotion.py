@@ -156,5 +156,8 @@ def _write(registry: Registry, text: str) -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    """The registry may give a text back in another layout."""
-    return bool(orjson.loads(one) == orjson.loads(other))
+    """The registry may give a text back in another layout; it may hold what is no JSON."""
+    try:
+        return bool(orjson.loads(one) == orjson.loads(other))
+    except orjson.JSONDecodeError:
+        return False

@@ -191,6 +191,24 @@ def test_excluded_keys_are_never_promoted() -> None:
     assert [field.key for field in proposal.candidates] == ["genesys.score"]
 
 
+def test_beyond_the_bound_those_seen_last_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schemas.evolution.MAX_PROMOTED", 2)
+    usage = use("genesys.b", days=range(1, 33)) + use("genesys.a", days=range(1, 32)) + use("genesys.c")
+    there = PromotedField("genesys_old", "genesys.old", "long")
+    assert [field.key for field in proposed(usage).candidates] == ["genesys.a", "genesys.b"]
+    proposal = proposed(usage, promoted=[there])
+    assert [field.key for field in proposal.candidates] == ["genesys.b"]
+    assert {item.reason for item in proposal.evidence if item.verdict is Verdict.REFUSED} == {
+        "2 fields are promoted at most: exclude some that matter less"
+    }
+
+
+def test_a_key_that_another_vendor_has_too_is_judged_by_each_ones_own_use() -> None:
+    usage = use("genesys.score") + use("genesys.score", vendor="cxone", kind="strings", share=0.5)
+    candidates = proposed(usage).candidates
+    assert candidates == (PromotedField("genesys_score", "genesys.score", "long"),)
+
+
 def test_too_few_events_wait() -> None:
     assert only(use(), thresholds=Thresholds(min_events=3_001)).reason == (
         f"on 3000 events of {STARTED}, 3001 are needed"

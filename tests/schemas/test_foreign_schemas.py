@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from schemas.canonical import AVRO_DIR, SUBJECT, CanonicalEvent, latest_schema, 
 from schemas.codec import Decoder, Encoder
 from schemas.live import LiveEncoder
 from schemas.promoted import KEY_ATTRIBUTE, PromotedField, promoted_fields, with_promoted
-from schemas.registry import Registry
-from streaming.errors import BadEventError, ConfigurationError
+from schemas.registry import IncompatibleSchemaError, Registry
+from streaming.errors import BadEventError, ConfigurationError, ServiceUnavailableError
 from streaming.settings import RegistrySettings
 
 V1 = latest_schema()
@@ -86,6 +87,43 @@ def test_producers_pass_over_a_version_that_they_cannot_fill(own_registry: Local
     assert promoted_fields(restarted.current()[0]) == (SCORE,)
     restarted.close()
     live.close()
+
+
+@pytest.mark.parametrize("other", [SCORE._replace(type="string"), SCORE._replace(key="genesys.points")])
+def test_producers_pass_over_a_version_that_changes_a_promoted_field(
+    own_registry: LocalStack, other: PromotedField
+) -> None:
+    """FULL looks at the newest version alone: dropped and registered anew, a field may come back as another."""
+    registry = Registry(RegistrySettings(url=own_registry.registry_url))
+    first = registry.register(V2)
+    registry.register(V1.replace("One vendor-neutral", "A vendor-neutral"))
+    registry.register(with_promoted(V1, [other]))
+    text, schema_id = registry.current()
+    assert (promoted_fields(text), schema_id) == ((SCORE,), first)
+    assert len(registry.versions()) == 3
+    registry.close()
+
+
+def test_a_version_of_another_kind_is_named_and_stops_no_producer(own_registry: LocalStack) -> None:
+    registry = Registry(RegistrySettings(url=own_registry.registry_url))
+    registry.register(V2)
+    with SchemaRegistryClient({"url": own_registry.registry_url}) as client:
+        client.set_compatibility(SUBJECT, level="NONE")
+        client.register_schema(SUBJECT, Schema('syntax = "proto3"; message A {}', "PROTOBUF"))
+    assert promoted_fields(registry.current()[0]) == (SCORE,)
+    mood = PromotedField("genesys_mood", "genesys.mood", "string")
+    with pytest.raises(IncompatibleSchemaError, match=r"version 2 registered: no Avro schema.*delete a version"):
+        registry.check(with_promoted(V2, [mood]))
+    registry.close()
+
+
+def test_a_registry_that_does_not_answer_is_down_and_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schemas.registry._TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        registry = Registry(RegistrySettings(url=f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        with pytest.raises(ServiceUnavailableError, match="Timeout"):
+            registry.versions()
+        registry.close()
 
 
 def test_a_text_that_is_no_schema_to_the_registry_is_not_waited_for(own_registry: LocalStack) -> None:

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
 from schemas.canonical import EventType
-from schemas.promoted import PromotedField, cast
+from schemas.promoted import MAX_TEXT, PromotedField, cast
 from streaming.errors import ConfigurationError
 from streaming.sink.landing import LandingZone
 from tests.warehouse.events import Event, at, everything, land, numbered, queued
@@ -123,6 +125,41 @@ def test_a_reconciled_event_keeps_its_value_wherever_it_lies(warehouse: Warehous
         column: sa.ColumnClause[Any] = sa.column(SCORE.name)
         kept = sa.select(column).select_from(sa.table("reconciled_events"))
         assert connection.execute(kept).scalars().all() == [5, 5]
+
+
+@pytest.mark.parametrize("key", ["genesys.a\x1fb", 'genesys."', "genesys.\\", "genesys.\tü", "genesys.\x0b"])
+def test_a_key_that_json_escapes_is_found(warehouse: Warehouse, key: str) -> None:
+    field = PromotedField("genesys_odd", key, "long")
+    (item,) = events("7")
+    land(warehouse.landing_dir, replace(item, metadata={"ccaas.native_type": "t", key: "5"}))
+    load_events(warehouse, run_id="r")
+    promote(warehouse, field)
+    assert values(warehouse, field) == [(5,)]
+
+
+def test_the_longest_text_is_a_value_and_a_longer_one_is_null(warehouse: Warehouse) -> None:
+    texts = ["ü" * MAX_TEXT, "ü" * (MAX_TEXT + 1)]
+    there, came = events(*texts), events(*texts, first=2)
+    land(warehouse.landing_dir, *there)
+    load_events(warehouse, run_id="r")
+    promote(warehouse, NOTE)
+    land(warehouse.landing_dir, *came)
+    load_events(warehouse, run_id="r")
+    assert [cast(text, "string") for text in texts] == [texts[0], None]
+    assert values(warehouse, NOTE) == [(texts[0],), (None,)] * 2
+
+
+@pytest.mark.parametrize(
+    "odd", [pa.array([[1]]), pa.array([{"a": 1}]), pa.array(["8"]), pa.array([True]), pa.array([1.6])]
+)
+def test_a_column_of_another_type_is_none_of_the_sinks_and_stops_no_load(warehouse: Warehouse, odd: pa.Array) -> None:
+    promote(warehouse, SCORE)
+    first, second = events("7", "8")
+    path = land(warehouse.landing_dir, first)
+    pq.write_table(pq.read_table(path).append_column(SCORE.name, odd), path)
+    land_typed(warehouse.landing_dir, [second], (SCORE,))
+    load_events(warehouse, run_id="r")
+    assert values(warehouse, SCORE) == [(7,), (8,)]
 
 
 @pytest.mark.parametrize(
