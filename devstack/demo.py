@@ -32,12 +32,13 @@ from streaming.settings import Settings, load_settings
 from warehouse.windows import ceil
 
 _STREAMS = ("genesys-ingest", "cxone-receiver", "cxone-publisher", "analytics-sink")
-_READY_S = 180.0
+# On a busy machine flow runs begin late, since the server refuses for a while: its database is locked.
+_READY_S = 360.0
 _FLOW_S = 180.0
 # After the vendors' last event: how long the rest may take to reach the landing zone.
 _SETTLE_S = 90.0
 _TICK_S = 0.5
-# On a busy machine the server may refuse for a while: its database is locked.
+# For one request to it.
 _PATIENCE_S = 240.0
 
 

@@ -63,13 +63,9 @@ class Registry:
             ConfigurationError: it answers 422, the text is no schema to it.
             ServiceUnavailableError: it can't be reached or answers 5xx.
         """
-
-        def register() -> int:
-            self._client.set_compatibility(SUBJECT, level="FULL")
-            return int(self._client.register_schema(SUBJECT, Schema(schema, "AVRO")))
-
         try:
-            return self._ask(register)
+            self._ask(self._set_full)
+            return int(self._ask(lambda: self._client.register_schema(SUBJECT, Schema(schema, "AVRO"))))
         except SchemaRegistryError as error:
             if error.http_status_code == _CONFLICT:
                 msg = f"{SUBJECT}: not FULL compatible: {error.error_message}"
@@ -78,6 +74,14 @@ class Registry:
                 msg = f"{SUBJECT}: no schema to the registry: {error.error_message}"
                 raise ConfigurationError(msg) from None
             raise self._unavailable(error) from None
+
+    def _set_full(self) -> None:
+        """Set the subject's rule. Of two processes that make it at once Apicurio tells one that it is there: 409."""
+        try:
+            self._client.set_compatibility(SUBJECT, level="FULL")
+        except SchemaRegistryError as error:
+            if error.http_status_code != _CONFLICT or self._client.get_compatibility(SUBJECT) != "FULL":
+                raise
 
     def versions(self) -> dict[int, str]:
         """The registered versions by number, ascending, as JSON text; empty if there are none.

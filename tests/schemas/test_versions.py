@@ -105,6 +105,21 @@ def test_check_names_the_version_and_the_problem(registry: Registry) -> None:
         registry.check("{}")
 
 
+def test_processes_that_register_first_at_once_all_get_the_id(settings: RegistrySettings) -> None:
+    def register() -> int:
+        registry = Registry(settings)
+        try:
+            start.wait()
+            return registry.current()[1]
+        finally:
+            registry.close()
+
+    start = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        ids = [run.result() for run in [pool.submit(register) for _ in range(8)]]
+    assert len(set(ids)) == 1
+
+
 def test_a_version_is_never_overwritten(tmp_path: Path) -> None:
     file = write_version(tmp_path, 2, V2)
     assert write_version(tmp_path, 2, json.dumps(json.loads(V2))) == file
