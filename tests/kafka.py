@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tests.conftest import Platform
 
@@ -25,10 +26,7 @@ def read_all(platform: Platform, topic: str) -> list[Message]:
         }
     )
     try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        ends = {
-            number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10) for number in partitions
-        }
+        ends = _ends(consumer, topic)
         consumer.assign([TopicPartition(topic, number, low) for number, (low, _) in ends.items()])
         unread = {number for number, (low, high) in ends.items() if low < high}
         found: list[Message] = []
@@ -44,6 +42,13 @@ def read_all(platform: Platform, topic: str) -> list[Message]:
         return found
     finally:
         consumer.close()
+
+
+@retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(30), wait=wait_fixed(0.2), reraise=True)
+def _ends(consumer: Consumer, topic: str) -> dict[int, tuple[int, int]]:
+    """First and next offset by partition; of a broker that was just started again no partition may be led yet."""
+    partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    return {number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10) for number in partitions}
 
 
 def read_events(platform: Platform, topic: str) -> list[Any]:

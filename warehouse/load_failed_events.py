@@ -65,7 +65,7 @@ def load_failed_events(warehouse: Warehouse, settings: Settings, *, run_id: str)
         ServiceUnavailableError: Kafka does not answer; what was written stays, a next run goes on there.
     """
     letters = Collector({tenant.dlq_topic: tenant for tenant in settings.tenants})
-    outcomes = Outcomes()
+    outcomes = Outcomes(frozenset(tenant.dlq_topic for tenant in settings.tenants))
     written: list[tuple[int, int]] = []
     with TopicReader(settings.kafka, "ccaas-load-failed-events") as reader:
         # In this order: the letters of every replay up to here are among those that are read.

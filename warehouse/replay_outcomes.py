@@ -54,8 +54,13 @@ class Audited:
 
 @dataclass(slots=True)
 class Outcomes:
-    """Sums up replays in memory, up to its bound."""
+    """Sums up replays in memory, up to its bound.
 
+    Attributes:
+        topics: The dead-letter topics that count; the topic of replays may serve other installations too.
+    """
+
+    topics: frozenset[str]
     settled: dict[Kind, Settled] = field(default_factory=dict)
     audit: dict[Audit, Audited] = field(default_factory=dict)
     records: int = 0
@@ -74,7 +79,7 @@ class Outcomes:
             except ValidationError as error:
                 log.error("a record of the replays' topic is none", offset=message.offset(), faults=error.error_count())
                 continue
-            for count in replay.groups:
+            for count in replay.groups if replay.topic in self.topics else ():
                 self._add(replay, count)
 
     def empty(self) -> None:
