@@ -15,8 +15,8 @@ import structlog
 
 from streaming.drift_store import MORE, DriftKind, DriftStore, Finding
 from streaming.errors import ServiceUnavailableError
+from streaming.instants import HOUR_MS
 from streaming.lease import LeaseKeeper
-from streaming.reprocess.kinds import HOUR_MS
 from streaming.settings import Settings
 from streaming.state import open_state
 

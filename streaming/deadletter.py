@@ -12,6 +12,7 @@ from confluent_kafka import Message
 
 from schemas.normalise import MAX_TIMESTAMP_MS
 from streaming.errors import BadEventError
+from streaming.instants import HOUR_MS
 
 Headers = list[tuple[str, str | bytes | None]]
 """Record headers as the Kafka client takes them."""
@@ -129,6 +130,11 @@ class Described(NamedTuple):
     """When it failed, epoch ms; the record's time if somebody else wrote it."""
     is_ours: bool
     """False for a record that this platform did not write: its stage is ``foreign``."""
+
+    @property
+    def hour_ms(self) -> int:
+        """The hour of the failure, epoch ms: dead letters are grouped by it."""
+        return self.failed_ms - self.failed_ms % HOUR_MS
 
 
 def described(headers: Iterable[tuple[str, str | bytes | None]], record_ms: int) -> Described:

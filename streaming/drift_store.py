@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from streaming.reprocess.kinds import HOUR_MS
+from streaming.instants import HOUR_MS
 from streaming.state import drift, insert
 
 MORE = "(more)"

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
+HOUR_MS = 3_600_000
+
 
 def to_ms(instant: datetime) -> int:
     """Epoch ms of an instant, cut.

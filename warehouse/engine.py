@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy.pool import NullPool
 
 from streaming.errors import ConfigurationError
+from streaming.instants import HOUR_MS
 from streaming.settings import Settings
 from warehouse.errors import NoReadCopyError, WarehouseBusyError, WarehouseDownError, primary_message
 
@@ -112,7 +113,7 @@ class Warehouse:
     @property
     def longest_status_ms(self) -> int:
         """Longest time for which a status lasts, ms."""
-        return self.longest_status_hours * 3_600_000
+        return self.longest_status_hours * HOUR_MS
 
     def duckdb_config(self) -> dict[str, Any]:
         """DuckDB's limits; the same for every connection of a process, which DuckDB demands for one file."""

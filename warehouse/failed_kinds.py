@@ -9,7 +9,7 @@ from typing import NamedTuple
 from confluent_kafka import Message
 
 from streaming.deadletter import described, headers_of
-from streaming.reprocess.kinds import HOUR_MS, native_type
+from streaming.reprocess.kinds import native_type
 from streaming.settings import Tenant
 
 OTHERS = "(others)"
@@ -88,7 +88,7 @@ class Collector:
             kind = Kind(
                 tenant.vendor,
                 tenant.tenant_id,
-                letter.failed_ms - letter.failed_ms % HOUR_MS,
+                letter.hour_ms,
                 # Whoever wrote what is not ours may have put anything there.
                 letter.transport if letter.is_ours else "unknown",
                 letter.stage,

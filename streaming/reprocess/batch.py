@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from typing import Any, NamedTuple
 
 from streaming.reprocess.again import Letter, Record
-from streaming.reprocess.kinds import HOUR_MS
 from streaming.reprocess.replays import GroupCount, Outcome, Replay
 from streaming.reprocess.report import Row
 from streaming.topic_reader import Place
@@ -92,9 +91,8 @@ class Batch:
             spans[-1][1] = offset
         else:
             spans.append([offset, offset])
-        hour_ms = said.failed_ms - said.failed_ms % HOUR_MS
         kind = _Kind(
-            said.transport, said.stage, said.reason, said.path, event_type, hour_ms, outcome, found.was_parked,
+            said.transport, said.stage, said.reason, said.path, event_type, said.hour_ms, outcome, found.was_parked,
             reason_now, path_now,
         )  # fmt: skip
         self._kinds[kind] += 1

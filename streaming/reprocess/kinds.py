@@ -12,9 +12,6 @@ from schemas.fieldmap import load_field_map
 
 Json = Any
 
-HOUR_MS = 3_600_000
-"""Dead letters are grouped by the hour of their failure."""
-
 _ID = "{id}"
 _INDEX = re.compile(r"\[\d*\]")
 # Of a segment that is an id if a digit is in it, inside a name that no rule knows.

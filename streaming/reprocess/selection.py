@@ -11,8 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 
 from streaming.deadletter import Described
 from streaming.errors import ConfigurationError
-from streaming.instants import to_ms
-from streaming.reprocess.kinds import HOUR_MS, any_element, masked
+from streaming.instants import HOUR_MS, to_ms
+from streaming.reprocess.kinds import any_element, masked
 from streaming.settings import Settings, Tenant
 
 # Hours after the failure, by attempt; a failure that is written anew is kept by Kafka for 72 h or more.

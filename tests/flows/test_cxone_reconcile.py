@@ -18,29 +18,12 @@ from streaming.settings import load_settings
 from streaming.vendors.cxone.progress import ReconciledThrough
 from streaming.vendors.cxone.report import ReconcileReport
 from tests.conftest import Platform
+from tests.flows.shown import Shown
 from tests.kafka import read_events
 from tests.streaming.cxone.vendor_rest import VendorRest, contact, states
 
 NINE = datetime(2026, 11, 23, 9, tzinfo=UTC)
 LATER = NINE + timedelta(hours=1)
-
-
-class Shown:
-    """What a run would show on the server."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, list[dict[str, Any]]] = {}
-        self.markdown = ""
-        self.events: list[dict[str, Any]] = []
-
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
-        self.tables[key] = rows
-
-    def text(self, markdown: str, **_: object) -> None:
-        self.markdown = markdown
-
-    def event(self, **event: Any) -> None:
-        self.events.append(event)
 
 
 @pytest.fixture

@@ -15,28 +15,11 @@ from streaming.errors import ConfigurationError, ServiceUnavailableError
 from streaming.reprocess.report import TenantReport
 from streaming.reprocess.run import reprocess
 from tests.conftest import Platform
+from tests.flows.shown import Shown
 from tests.schemas.messages import cxone
 from tests.streaming.reprocess.letters import CXONE, Letters
 
 RENAME = {"op": "rename", "path": "contactID", "to": "contactId"}
-
-
-class Shown:
-    """What a run would show on the server."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, list[dict[str, Any]]] = {}
-        self.markdown = ""
-        self.events: list[dict[str, Any]] = []
-
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
-        self.tables[key] = rows
-
-    def text(self, markdown: str, **_: object) -> None:
-        self.markdown = markdown
-
-    def event(self, **event: Any) -> None:
-        self.events.append(event)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from streaming.deadletter import dead_letter_headers
 from streaming.drift import DriftWatch, dropped
 from streaming.drift_store import MORE, DriftKind, DriftStore, Finding
 from streaming.errors import BadEventError
-from streaming.reprocess.kinds import HOUR_MS
+from streaming.instants import HOUR_MS
 from streaming.settings import Settings, Tenant
 from streaming.state import drift, open_state
 from tests.processes import until

@@ -27,9 +27,8 @@ import warehouse.load_failed_events
 from devstack.python import python_environment
 from streaming.deadletter import Headers, dead_letter_headers
 from streaming.errors import BadEventError
-from streaming.instants import from_ms, to_ms
+from streaming.instants import HOUR_MS, from_ms, to_ms
 from streaming.reprocess import replays
-from streaming.reprocess.kinds import HOUR_MS
 from streaming.reprocess.replays import GroupCount, Outcome, Replay
 from streaming.settings import Settings, Tenant
 from streaming.topics import ensure_topics

@@ -20,7 +20,7 @@ import structlog
 from schemas.canonical import RECOVERED_KEY, CanonicalEvent
 from schemas.normalise import normaliser
 from streaming.errors import BadEventError
-from streaming.instants import from_ms
+from streaming.instants import HOUR_MS, from_ms
 from streaming.vendors.cxone.connection import VENDOR
 from streaming.vendors.cxone.contacts import ContactsApi
 from streaming.vendors.cxone.expected import (
@@ -35,10 +35,9 @@ from streaming.vendors.cxone.expected import (
 
 log = structlog.get_logger()
 
-_HOUR_MS = 3_600_000
 _WINDOW_HOURS = 6
 # A clock may be wrong; what lies further ahead of its arrival has not happened.
-_AHEAD_MS = 24 * _HOUR_MS
+_AHEAD_MS = 24 * HOUR_MS
 # Asked for in one run, of up to 6 h each. What really happened lies within hours of its arrival, and the nearest come
 # first, so forged times far away can't crowd it out: rows wait 72 h by default, which makes 13 windows.
 MAX_WINDOWS = 40
@@ -74,7 +73,7 @@ class Question:
             if contact is None or event["timestamp"] > received_ms + _AHEAD_MS:
                 continue  # REST could not confirm it
             self.contacts.add(contact)
-            hour, distance = event["timestamp"] // _HOUR_MS, abs(received_ms - event["timestamp"])
+            hour, distance = event["timestamp"] // HOUR_MS, abs(received_ms - event["timestamp"])
             self._hours[hour] = min(self._hours.get(hour, distance), distance)
 
     def windows(self) -> list[Hours]:
@@ -86,7 +85,7 @@ class Question:
         left_out = len(self._hours) - sum(map(len, windows.values()))
         if left_out:
             log.warning("events set aside lie in too many hours; not all are asked about", hours_left_out=left_out)
-        return [Hours(min(hours) * _HOUR_MS, (max(hours) + 1) * _HOUR_MS) for _, hours in sorted(windows.items())]
+        return [Hours(min(hours) * HOUR_MS, (max(hours) + 1) * HOUR_MS) for _, hours in sorted(windows.items())]
 
 
 @dataclass(eq=False, slots=True)
