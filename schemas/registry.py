@@ -25,6 +25,8 @@ _NOT_FOUND = 404
 _INVALID = 422
 # The client's default is to wait for ever, and a promotion asks while it holds the warehouse's lock.
 _TIMEOUT_S = 10
+# Each lost race is another process's registration.
+_RACES = 10
 
 
 class IncompatibleSchemaError(CcaasError):
@@ -65,7 +67,7 @@ class Registry:
         """
         try:
             self._ask(self._set_full)
-            return int(self._ask(lambda: self._client.register_schema(SUBJECT, Schema(schema, "AVRO"))))
+            return self._register(schema)
         except SchemaRegistryError as error:
             if error.http_status_code == _CONFLICT:
                 msg = f"{SUBJECT}: not FULL compatible: {error.error_message}"
@@ -74,6 +76,18 @@ class Registry:
                 msg = f"{SUBJECT}: no schema to the registry: {error.error_message}"
                 raise ConfigurationError(msg) from None
             raise self._unavailable(error) from None
+
+    def _register(self, schema: str) -> int:
+        """Register. Of processes that make the first version at once Apicurio refuses all but one, with the 409 of an
+        incompatible schema; its check tells the two apart.
+        """
+        for _ in range(_RACES):
+            try:
+                return int(self._ask(lambda: self._client.register_schema(SUBJECT, Schema(schema, "AVRO"))))
+            except SchemaRegistryError as error:
+                if error.http_status_code != _CONFLICT or not self._passes(schema):
+                    raise
+        return int(self._ask(lambda: self._client.register_schema(SUBJECT, Schema(schema, "AVRO"))))
 
     def _set_full(self) -> None:
         """Set the subject's rule. Of two processes that make it at once Apicurio tells one that it is there: 409."""

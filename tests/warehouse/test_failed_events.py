@@ -301,8 +301,13 @@ def test_an_open_transaction_is_counted_once_it_is_committed(letters: Letters) -
     letters.load()
     assert (letters.one().events, letters.one().failed_again) == (3, 0), "what lies behind it waits too"
     transactional.commit_transaction(20)
-    letters.load()
-    assert (letters.one().events, letters.one().failed_again, letters.one().attempt) == (6, 1, 2)
+
+    def loaded() -> bool:  # a commit returns before readers see what it holds
+        letters.load()
+        return letters.one().events == 6
+
+    until(loaded, what="the transaction's letter")
+    assert (letters.one().failed_again, letters.one().attempt) == (1, 2)
     transactional.begin_transaction()
     transactional.produce(letters.south.dlq_topic, CALL_ENDED, headers=headers(at_ms=NINE_MS))
     transactional.flush(20)
