@@ -39,6 +39,9 @@ KIND_HEADERS = frozenset({_STAGE, _REASON, _PATH})
 # not notice the error until later, and reading the list could end the process.
 _received_headers = methodcaller("headers")
 
+KAFKA = "kafka"
+"""Transport of what lay on an events topic already: Avro, no JSON."""
+
 FOREIGN = "foreign"
 """Stage and reason of a record on a dead-letter topic that this platform did not write."""
 

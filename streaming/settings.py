@@ -142,17 +142,47 @@ class SpoolSettings(_Section):
     max_in_flight_per_tenant: PositiveInt = 2_000
 
 
-class SinkSettings(_Section):
+_EVERY_TENANT = r"^ccaaus\.events\..*"
+
+
+class GroupSettings(_Section):
+    """A consumer group: what it reads, and how many members it may have."""
+
+    group: str
+    # Regular expression of the topics; it must begin with ^ (librdkafka).
+    topics: Annotated[str, Field(pattern=r"^\^")] = _EVERY_TENANT
+    # Numbered slots a member can lease: the greatest number of members.
+    slots: PositiveInt = 8
+
+
+class SinkSettings(GroupSettings):
     """analytics-sink: a Parquet file is closed at whichever bound comes first."""
 
+    group: str = "analytics-sink-group"
     flush_seconds: PositiveFloat = 10
     flush_rows: PositiveInt = 50_000
     flush_bytes: PositiveInt = 32 << 20
-    # Numbered slots a member can lease: the greatest number of members.
-    slots: PositiveInt = 8
-    group: str = "analytics-sink-group"
-    # Regular expression of the topics; it must begin with ^ (librdkafka).
-    topics: Annotated[str, Field(pattern=r"^\^")] = r"^ccaaus\.events\..*"
+
+
+class CrmSettings(GroupSettings):
+    """crm-sync: the CRM's HTTP interface."""
+
+    group: str = "crm-state-sync-group"
+    url: HttpAddress | None = None
+    token: SecretStr | None = None
+    # Calls under way at once.
+    concurrency: PositiveInt = 32
+    timeout_seconds: PositiveFloat = 5
+    # After so long the part of a batch that succeeded is committed, and the rest is tried again later.
+    deadline_seconds: PositiveFloat = 20
+
+
+class WfmSettings(GroupSettings):
+    """wfm-realtime: live queues and agents, and where they are served."""
+
+    group: str = "wfm-realtime-group"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8107
 
 
 class StateSettings(_Section):
@@ -180,6 +210,8 @@ class HealthSettings(_Section):
     genesys_ingest: Annotated[int, Field(ge=0, le=65535)] = 8101
     cxone_publisher: Annotated[int, Field(ge=0, le=65535)] = 8103
     analytics_sink: Annotated[int, Field(ge=0, le=65535)] = 8104
+    crm_sync: Annotated[int, Field(ge=0, le=65535)] = 8105
+    wfm_realtime: Annotated[int, Field(ge=0, le=65535)] = 8106
 
 
 def _block(value: str) -> str:
@@ -213,12 +245,16 @@ class Tenant(_Section):
     @property
     def events_topic(self) -> str:
         """Topic of the tenant's canonical events."""
-        return f"ccaaus.events.{self.vendor}.{self.tenant_id}"
+        return self.topic("events")
 
     @property
     def dlq_topic(self) -> str:
         """Topic of the tenant's dead letters."""
-        return f"ccaaus.dlq.{self.vendor}.{self.tenant_id}"
+        return self.topic("dlq")
+
+    def topic(self, kind: str) -> str:
+        """Name of the tenant's topic of a kind, for example ``crm.state``."""
+        return f"ccaaus.{kind}.{self.vendor}.{self.tenant_id}"
 
 
 class Settings(BaseSettings):
@@ -236,6 +272,8 @@ class Settings(BaseSettings):
     receiver: ReceiverSettings = ReceiverSettings()
     spool: SpoolSettings = SpoolSettings()
     sink: SinkSettings = SinkSettings()
+    crm: CrmSettings = CrmSettings()
+    wfm: WfmSettings = WfmSettings()
     state: StateSettings = StateSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     health: HealthSettings = HealthSettings()

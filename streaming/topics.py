@@ -35,16 +35,28 @@ def ensure_topics(settings: KafkaSettings, tenants: Iterable[Tenant]) -> None:
         ConfigurationError: it refuses a topic.
     """
     wanted = [
-        NewTopic(
-            name,
-            num_partitions=partitions,
-            replication_factor=settings.replication_factor,
-            config={"retention.ms": str(tenant.retention_ms), "max.message.bytes": str(MAX_RECORD_BYTES)},
-        )
+        topic
         for tenant in tenants
-        for name, partitions in ((tenant.events_topic, tenant.partitions), (tenant.dlq_topic, 1))
+        for topic in (
+            _topic(settings, tenant, tenant.events_topic, tenant.partitions),
+            dead_letter_topic(settings, tenant),
+        )
     ]
     ensure(settings, wanted)
+
+
+def dead_letter_topic(settings: KafkaSettings, tenant: Tenant) -> NewTopic:
+    """The tenant's topic of dead letters, for :func:`ensure`."""
+    return _topic(settings, tenant, tenant.dlq_topic, 1)
+
+
+def _topic(settings: KafkaSettings, tenant: Tenant, name: str, partitions: int) -> NewTopic:
+    return NewTopic(
+        name,
+        num_partitions=partitions,
+        replication_factor=settings.replication_factor,
+        config={"retention.ms": str(tenant.retention_ms), "max.message.bytes": str(MAX_RECORD_BYTES)},
+    )
 
 
 def ensure(settings: KafkaSettings, topics: Iterable[NewTopic]) -> None:

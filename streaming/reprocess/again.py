@@ -8,7 +8,7 @@ import orjson
 
 from schemas.canonical import RECOVERED_KEY, CanonicalEvent
 from schemas.codec import Decoder, Encoder
-from streaming.deadletter import Described, Headers, dead_letter_headers, origin_of, original_headers
+from streaming.deadletter import KAFKA, Described, Headers, dead_letter_headers, origin_of, original_headers
 from streaming.errors import BadEventError
 from streaming.publisher import MAX_VALUE_BYTES, RECEIVED_AT, TRANSPORT
 from streaming.reprocess.fixups import FixUps
@@ -18,9 +18,6 @@ from streaming.settings import Tenant
 
 RECOVERED = "replayed"
 """Value of the metadata key that says how the event came."""
-
-SINK = "sink"
-"""Stage of what lay on the events topic already: Avro, no JSON."""
 
 
 class Letter(NamedTuple):
@@ -76,7 +73,7 @@ class Again:
             RefusedError: a fix-up can't be done on it; it is to be left as it is.
             ServiceUnavailableError: the registry does not answer.
         """
-        if letter.said.stage == SINK:
+        if letter.said.transport == KAFKA:
             return self._decoded(letter)
         try:
             document = orjson.loads(letter.value or b"")
@@ -116,7 +113,7 @@ class Again:
         return value
 
     def _decoded(self, letter: Letter) -> Tried:
-        """What consumers could not decode: the same bytes go to the events topic again once they can be."""
+        """What a consumer could not do: the same bytes go to the events topic again once they can be decoded."""
         try:
             self._decoder.decode(letter.value)
         except BadEventError as error:

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
+from streaming.deadletter import KAFKA
 from streaming.errors import ConfigurationError
-from streaming.reprocess.again import SINK
 from streaming.reprocess.batch import Found
 from streaming.reprocess.fixups import FixUps, KeyPath, RefusedError, SetValue, shown
 
@@ -76,7 +76,7 @@ def check_paths(fixups: FixUps, letters: Iterable[Found]) -> None:
     seen = 0
     for found in islice(letters, SAMPLE):
         letter = found.letter
-        if letter.said.stage == SINK:
+        if letter.said.transport == KAFKA:
             continue
         seen += 1
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from confluent_kafka import Message
 
 from schemas.canonical import CanonicalEvent
@@ -60,14 +62,17 @@ class Buffer:
         """The message is dealt with, whether it became a row or not: its offset may be committed after the flush."""
         self.next_offsets[str(message.topic()), int(message.partition() or 0)] = int(message.offset() or 0) + 1
 
-    def keep_only(self, partitions: set[tuple[str, int]]) -> None:
-        """Drop the rows of partitions that this member lost without being asked: their new owner reads them again."""
+    def drop(self, partitions: Collection[tuple[str, int]]) -> None:
+        """Drop the rows and offsets of partitions that this member has no more."""
+        gone = set(partitions) & self.next_offsets.keys()
+        if not gone:
+            return
         keys = zip(self.columns["_topic"], self.columns["_partition"], strict=True)
-        keep = [key in partitions for key in keys]
+        keep = [key not in gone for key in keys]
         for name, values in self.columns.items():
             self.columns[name] = [value for value, kept in zip(values, keep, strict=True) if kept]
-        self.next_offsets = {key: offset for key, offset in self.next_offsets.items() if key in partitions}
+        self.next_offsets = {key: offset for key, offset in self.next_offsets.items() if key not in gone}
         self.offsets = {
-            topic: {number: span for number, span in spans.items() if (topic, number) in partitions}
+            topic: {number: span for number, span in spans.items() if (topic, number) not in gone}
             for topic, spans in self.offsets.items()
         }

@@ -1,0 +1,1 @@
+"""What the consumers share: membership, assignment, polling, dead letters, metrics. Their own work is a Work."""

@@ -1,0 +1,338 @@
+"""One member of a consumer group: it polls, and hands records, assignments and revokes to the consumer's work."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+from prometheus_client import Counter
+
+from schemas.canonical import CanonicalEvent
+from schemas.codec import Decoder
+from streaming.consumer.gauges import Gauges
+from streaming.consumer.positions import checked, committed_offsets, spans
+from streaming.consumer.work import Consumption, Partition, Work
+from streaming.deadletter import KAFKA, Headers, Origin, dead_letter_headers, headers_of
+from streaming.errors import BadEventError, ServiceUnavailableError
+from streaming.publisher import Publisher
+from streaming.service import when_available
+from streaming.settings import Settings, Tenant
+from streaming.topics import dead_letter_topic, ensure
+
+log = structlog.get_logger()
+
+DRAIN_S = 20.0
+"""One deadline for all that a revoke or the end does."""
+
+_POLL_S = 0.1
+_KAFKA_S = 20.0
+_TOPIC = re.compile(r"ccaaus\.events\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+
+poison = Counter("ccaas_consumer_dead_letters", "Records that this consumer could not read", ["consumer"])
+
+
+class Member:
+    """Polls under a leased slot, whose name is its static membership.
+
+    Args:
+        settings: The platform's.
+        consumption: How this consumer reads.
+        slot: Name of the slot.
+        decoder: For the records' values.
+        publisher: For dead letters.
+        stop: Ends waiting for the registry.
+    """
+
+    def __init__(  # noqa: PLR0917 (the parts that a member is made of)
+        self,
+        settings: Settings,
+        consumption: Consumption,
+        slot: str,
+        decoder: Decoder,
+        publisher: Publisher,
+        stop: threading.Event,
+    ) -> None:
+        self.settings = settings
+        self.slot = slot
+        self.decoder = decoder
+        self.assigned: set[Partition] = set()
+        self.gauges = Gauges(consumption.name)
+        self._consumption = consumption
+        self._publisher = publisher
+        self._stop = stop
+        self._work: Work | None = None
+        self._held: dict[Partition, float] = {}
+        self._tenants = {tenant.events_topic: tenant for tenant in settings.tenants}
+        # Changes with the assignment: a poll may return records of partitions that went away during it.
+        self._generation = 0
+        self._left = False
+        self._admin = AdminClient(settings.kafka.client_config())
+        self._consumer = Consumer(
+            {
+                **settings.kafka.client_config(),
+                "group.id": consumption.group.group,
+                "group.instance.id": slot,
+                "client.id": slot,
+                # Every member says itself where it begins; an offset that is gone is an error to be told.
+                "auto.offset.reset": "error",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "partition.assignment.strategy": "cooperative-sticky",
+                # The default of 5 min would hide a new tenant for as long.
+                "topic.metadata.refresh.interval.ms": 10_000,
+                "session.timeout.ms": 30_000,
+                "heartbeat.interval.ms": int(consumption.heartbeat_s * 1000),
+                "fetch.message.max.bytes": 4 * 1024 * 1024,
+                "queued.max.messages.kbytes": 64 * 1024,
+                "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
+            }
+        )
+
+    # The loop
+
+    def start(self, work: Work) -> None:
+        """Join the group: from now on :meth:`step` reads."""
+        self._work = work
+        self._consumer.subscribe(
+            [self._consumption.group.topics],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def step(self) -> None:
+        """One poll.
+
+        Raises:
+            ServiceUnavailableError: Kafka or what the work needs; the member is to be built anew, and reads again from
+                the committed offsets.
+        """
+        work = self._joined()
+        self._resume()
+        messages = self._poll()
+        if messages:
+            self.gauges.count(messages)
+            work.take(messages)
+        self._publisher.poll()
+        work.tick()
+        self.gauges.look(self._consumer, self.assigned)
+
+    def close(self) -> None:
+        """Settle and leave; the static membership keeps the partitions for a successor."""
+        self._joined().settle(time.monotonic() + DRAIN_S)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Leave as it is, after an error: what was not committed is read again."""
+        self._work = None
+        if not self._left:
+            self._left = True
+            self._consumer.close()
+
+    # For the work
+
+    def decode(self, message: Message) -> CanonicalEvent:
+        """The record's event; waits while the registry is asked for a schema id that is new and does not answer.
+
+        Raises:
+            BadEventError: the record is no event.
+            ServiceUnavailableError: stopped while waiting.
+        """
+        value = message.value()
+        try:
+            return self.decoder.decode(value)
+        except ServiceUnavailableError:
+            return when_available("schema registry", lambda: self.decoder.decode(value), self._stop)
+
+    def dead_letter(self, message: Message, error: BadEventError) -> None:
+        """Queue a record for its tenant's dead letters; :meth:`settle_dead_letters` before its offset is committed."""
+        letter = self.dead_letter_record(message, error)
+        if letter is not None:
+            tenant, key, value, headers = letter
+            self._publisher.dead_letter(tenant, key=key, value=value, headers=headers, acknowledged=lambda: None)
+
+    def dead_letter_record(
+        self, message: Message, error: BadEventError
+    ) -> tuple[Tenant, bytes | None, bytes | None, Headers] | None:
+        """Tenant, key, value and headers of a record's dead letter; None where its topic is no tenant's."""
+        topic = str(message.topic())
+        origin = Origin(topic, int(message.partition() or 0), int(message.offset() or 0))
+        poison.labels(self._consumption.name).inc()
+        tenant = self.tenant_of(topic)
+        if tenant is None:
+            log.error("a record of a topic that is no tenant's is passed over", origin=origin, error=str(error))
+            return None
+        log.warning("a record goes to the dead letters", origin=origin, error=str(error))
+        headers = dead_letter_headers(
+            error, stage=self._consumption.name, transport=KAFKA, origin=origin, original=headers_of(message)
+        )
+        return tenant, message.key(), message.value(), headers
+
+    def settle_dead_letters(self, deadline: float) -> None:
+        """Wait until Kafka has the queued dead letters.
+
+        Raises:
+            ServiceUnavailableError: it has not by the monotonic deadline, or refuses one.
+        """
+        if self._publisher.drain(max(0.0, deadline - time.monotonic())) or self._publisher.has_refusals():
+            msg = f"{self.slot}: Kafka does not take dead letters"
+            raise ServiceUnavailableError(msg)
+        self._publisher.check()
+
+    def tenant_of(self, topic: str) -> Tenant | None:
+        """Whose events a topic holds: from the settings, else, of a tenant that came later, from its name.
+
+        Raises:
+            ServiceUnavailableError: a new tenant's dead-letter topic can't be made now.
+        """
+        tenant = self._tenants.get(topic)
+        if tenant is None and (match := _TOPIC.fullmatch(topic)):
+            tenant = Tenant(vendor=match[1], tenant_id=match[2])
+            ensure(self.settings.kafka, [dead_letter_topic(self.settings.kafka, tenant)])
+            self._tenants[topic] = tenant
+        return tenant
+
+    def cluster_id(self) -> str:
+        """Id of the Kafka cluster.
+
+        Raises:
+            ServiceUnavailableError: it does not answer.
+        """
+        try:
+            return str(self._admin.list_topics(timeout=_KAFKA_S).cluster_id)
+        except KafkaException as failure:
+            msg = f"Kafka does not answer: {failure.args[0].str()}"
+            raise ServiceUnavailableError(msg) from None
+
+    def commit(self, offsets: Mapping[Partition, int]) -> bool:
+        """Commit next offsets; whether Kafka took them. If not, whoever has the partitions reads again from before."""
+        if not offsets:
+            return True
+        positions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+        try:
+            self._consumer.commit(offsets=positions, asynchronous=False)
+        except KafkaException as failure:
+            log.warning("offsets not committed", slot=self.slot, error=failure.args[0].str())
+            return False
+        return True
+
+    def group_metadata(self) -> Any:
+        """For the producer's ``send_offsets_to_transaction``."""
+        return self._consumer.consumer_group_metadata()
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Read on from there.
+
+        Raises:
+            ServiceUnavailableError: the client refuses.
+        """
+        if partition not in self.assigned:
+            return
+        try:
+            self._consumer.seek(TopicPartition(*partition, offset))
+        except KafkaException as failure:
+            msg = f"{self.slot}: seek in {partition}: {failure.args[0].str()}"
+            raise ServiceUnavailableError(msg) from None
+
+    def hold(self, partitions: Iterable[Partition], seconds: float) -> None:
+        """Read nothing of these for a while; polling goes on, so the membership stays."""
+        held = [partition for partition in partitions if partition in self.assigned]
+        self._consumer.pause([TopicPartition(*partition) for partition in held])
+        self._held |= dict.fromkeys(held, time.monotonic() + seconds)
+
+    # Inside
+
+    def _joined(self) -> Work:
+        if self._work is None:
+            msg = f"{self.slot} has not started, or has left"
+            raise RuntimeError(msg)
+        return self._work
+
+    def _resume(self) -> None:
+        if not self._held:
+            return
+        now = time.monotonic()
+        due = [partition for partition, until in self._held.items() if until <= now]
+        for partition in due:
+            del self._held[partition]
+        self._consumer.resume([TopicPartition(*partition) for partition in due])
+
+    def _poll(self) -> list[Message]:
+        generation, records = self._generation, self._consumption.poll_records
+        try:
+            if self._consumption.gather_s:
+                polled = self._consumer.consume(records, self._consumption.gather_s)
+            else:
+                # consume() waits for as many as were asked for; what is there already costs no time.
+                first = self._consumer.poll(_POLL_S)
+                polled = [] if first is None else [first, *self._consumer.consume(records - 1, 0)]
+        except KafkaException as failure:
+            msg = f"{self.slot}: {failure.args[0].str()}"
+            raise ServiceUnavailableError(msg) from None
+        messages = [message for message in polled if message.error() is None]
+        if len(messages) < len(polled):
+            for message in polled:
+                if (error := message.error()) is not None:
+                    self._on_error(message, error)
+        if generation != self._generation:
+            messages = [m for m in messages if (m.topic(), m.partition()) in self.assigned]
+        return messages
+
+    def _on_error(self, message: Message, error: KafkaError) -> None:
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._begin_anew((str(message.topic()), int(message.partition() or 0)))
+        elif error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._FENCED):
+            msg = f"{self.slot}: {error.str()}"
+            raise ServiceUnavailableError(msg)
+        else:
+            log.warning("consumer", slot=self.slot, error=error.str())
+
+    def _begin_anew(self, partition: Partition) -> None:
+        """The next record expired while the member read, or the topic was made anew."""
+        if partition not in self.assigned:
+            return
+        (position,) = self._consumer.position([TopicPartition(*partition)])
+        held = spans(self._admin, [partition], _KAFKA_S)
+        wanted = {partition: position.offset} if position.offset >= 0 else {}
+        first = checked(self._consumption.name, wanted, {}, held)
+        self._consumer.incremental_unassign([TopicPartition(*partition)])
+        self._consumer.incremental_assign([TopicPartition(*partition, first[partition])])
+
+    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        came = [(p.topic, p.partition) for p in partitions]
+        self._generation += 1
+        if came and self._work is not None:
+            committed = committed_offsets(self._consumer, came, _KAFKA_S)
+            wanted = self._work.first_offsets(came, committed)
+            first = checked(self._consumption.name, wanted, committed, spans(self._admin, came, _KAFKA_S))
+            partitions = [TopicPartition(*partition, offset) for partition, offset in first.items()]
+        self._consumer.incremental_assign(partitions)
+        self.assigned.update(came)
+        log.info("partitions assigned", slot=self.slot, count=len(came), all=len(self.assigned))
+
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._work is not None:  # else it leaves after an error
+            self._work.settle(time.monotonic() + DRAIN_S)
+        self._give_up(partitions)
+        log.info("partitions given up", slot=self.slot, count=len(partitions), left=len(self.assigned))
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._give_up(partitions)
+        log.warning("partitions lost; what was not committed is read again elsewhere", slot=self.slot,
+                    count=len(partitions))  # fmt: skip
+
+    def _give_up(self, partitions: list[TopicPartition]) -> None:
+        gone = {(p.topic, p.partition) for p in partitions}
+        self._generation += 1
+        self.assigned -= gone
+        for partition in gone:
+            self._held.pop(partition, None)
+        if self._work is not None:
+            self._work.forget(gone)
+        self._consumer.incremental_unassign(partitions)

@@ -1,0 +1,97 @@
+"""Where a member begins to read: the committed offset, checked against what the partitions still hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import OffsetSpec as _Spec  # type: ignore[attr-defined]  # exported, not declared so
+from prometheus_client import Counter
+
+from streaming.consumer.work import Partition
+from streaming.errors import ServiceUnavailableError
+
+log = structlog.get_logger()
+
+expired_records = Counter(
+    "ccaas_consumer_records_expired", "Records whose retention ended before they were read", ["consumer"]
+)
+
+
+class Span(NamedTuple):
+    """What a partition holds: first offset, and one behind the last."""
+
+    low: int
+    high: int
+
+
+def committed_offsets(consumer: Consumer, partitions: Iterable[Partition], timeout: float) -> dict[Partition, int]:
+    """The group's next offset of each partition that has one.
+
+    Raises:
+        ServiceUnavailableError: Kafka does not answer.
+    """
+    try:
+        found = consumer.committed([TopicPartition(*partition) for partition in partitions], timeout=timeout)
+    except KafkaException as failure:
+        msg = f"committed offsets: {failure.args[0].str()}"
+        raise ServiceUnavailableError(msg) from None
+    return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+
+def spans(admin: AdminClient, partitions: Iterable[Partition], timeout: float) -> dict[Partition, Span]:
+    """What partitions hold; two requests a broker, however many there are.
+
+    Raises:
+        ServiceUnavailableError: Kafka does not answer, or a partition has no leader.
+    """
+    asked = [TopicPartition(*partition) for partition in partitions]
+    if not asked:
+        return {}
+    try:
+        edges = [
+            {
+                (p.topic, p.partition): answer.result(timeout).offset
+                for p, answer in admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=timeout).items()
+            }
+            for spec in (_Spec.earliest(), _Spec.latest())  # type: ignore[no-untyped-call]
+        ]
+    except (KafkaException, TimeoutError) as failure:
+        msg = f"offsets of {asked[0].topic} and others: {failure}"
+        raise ServiceUnavailableError(msg) from None
+    low, high = edges
+    return {partition: Span(low[partition], high[partition]) for partition in low}
+
+
+def checked(
+    consumer: str, wanted: Mapping[Partition, int], committed: Mapping[Partition, int], held: Mapping[Partition, Span]
+) -> dict[Partition, int]:
+    """The offset at which each partition in ``held`` begins; says loudly what is lost or makes no sense.
+
+    Args:
+        consumer: Its name, for the metric.
+        wanted: Asked for by the consumer's work; goes before the committed one.
+        committed: By the group.
+        held: What the partitions hold.
+    """
+    first: dict[Partition, int] = {}
+    for partition, span in held.items():
+        where = {"topic": partition[0], "partition": partition[1], "low": span.low, "high": span.high}
+        begin = wanted.get(partition, committed.get(partition))
+        if begin is not None and begin > span.high:
+            log.error("offset behind the partition's end: was the topic made anew?", offset=begin, **where)
+            begin = committed.get(partition)
+            if begin is not None and begin > span.high:
+                begin = None
+        if begin is not None and begin < span.low:
+            expired_records.labels(consumer).inc(span.low - begin)
+            log.error(
+                "records expired before they were read; replay them from the vendor (backfill, reconcile)",
+                offset=begin, lost=span.low - begin, **where,
+            )  # fmt: skip
+            begin = span.low
+        first[partition] = OFFSET_BEGINNING if begin is None else begin
+    return first
