@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Set
+from collections.abc import Mapping
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
+from confluent_kafka.admin import AdminClient
 from prometheus_client import Counter, Gauge, Histogram
 
+from streaming.consumer.positions import Ends, ends
 from streaming.consumer.work import Partition
 
 log = structlog.get_logger()
@@ -31,17 +33,20 @@ class Gauges:
 
     Args:
         consumer: Its name.
+        admin: For the ends of partitions.
     """
 
-    def __init__(self, consumer: str) -> None:
+    def __init__(self, consumer: str, admin: AdminClient) -> None:
         self._consumer = consumer
+        self._admin = admin
         self._records = records.labels(consumer)
         self._age = age.labels(consumer)
         self._read = 0
         self._since = time.monotonic()
+        self._asked: Ends = {}
         # Position and since when it stands there, of partitions that have more to read.
         self._standing: dict[Partition, tuple[int, float]] = {}
-        self._topics: Set[str] = frozenset()
+        self._topics: frozenset[str] = frozenset()
         self.stalled: list[Partition] = []
         """Partitions that did not move for two minutes although they hold more."""
 
@@ -51,35 +56,35 @@ class Gauges:
         self._read += len(messages)
         self._age.observe(max(0.0, time.time() - messages[-1].timestamp()[1] / _MS))
 
-    def look(self, consumer: Consumer, assigned: Iterable[Partition]) -> None:
-        """Every five seconds: lag, rate and standstill. Asks no broker: the client knows from what it fetched."""
+    def look(self, positions: Mapping[Partition, int]) -> None:
+        """Every five seconds: lag, rate and standstill. The broker is asked now, and its answer is read next time.
+
+        Args:
+            positions: Next offset by assigned partition.
+        """
         now = time.monotonic()
         if now - self._since < _EVERY_S:
             return
         rate.labels(self._consumer).set(self._read / (now - self._since))
+        partitions.labels(self._consumer).set(len(positions))
         self._read, self._since = 0, now
-        asked = [TopicPartition(*partition) for partition in assigned]
-        partitions.labels(self._consumer).set(len(asked))
+        if not all(answer.done() for answer in self._asked.values()):
+            return
         behind: dict[str, int] = defaultdict(int)
         standing: dict[Partition, tuple[int, float]] = {}
-        try:
-            for position in consumer.position(asked):
-                _, high = consumer.get_watermark_offsets(position, cached=True)
-                left = high - position.offset
-                behind[position.topic] += max(0, left) if position.offset >= 0 else 0
-                if position.offset >= 0 and left > 0:
-                    partition = position.topic, position.partition
-                    offset, since = self._standing.get(partition, (-1, now))
-                    standing[partition] = (position.offset, since if offset == position.offset else now)
-        except KafkaException as failure:
-            log.warning("lag is not known", consumer=self._consumer, error=failure.args[0].str())
-            return
+        for (topic, number), left in _left(self._asked, positions).items():
+            behind[topic] += left
+            if left:
+                offset = positions[topic, number]
+                before, since = self._standing.get((topic, number), (-1, now))
+                standing[topic, number] = offset, (since if offset == before else now)
         for topic in self._topics - behind.keys():
             lag.remove(self._consumer, topic)
-        for topic, left in behind.items():
-            lag.labels(self._consumer, topic).set(left)
-        self._topics, self._standing = behind.keys(), standing
+        for topic, records_left in behind.items():
+            lag.labels(self._consumer, topic).set(records_left)
+        self._topics, self._standing = frozenset(behind), standing
         self._tell(now)
+        self._asked = ends(self._admin, positions, _EVERY_S)
 
     def _tell(self, now: float) -> None:
         found = sorted(partition for partition, (_, since) in self._standing.items() if now - since > _STALLED_S)
@@ -88,3 +93,13 @@ class Gauges:
                       first=found[0], offset=self._standing[found[0]][0])  # fmt: skip
         self.stalled = found
         stalled.labels(self._consumer).set(len(found))
+
+
+def _left(asked: Ends, positions: Mapping[Partition, int]) -> dict[Partition, int]:
+    """Records not yet read by partition, of those that are still assigned and whose leader answered."""
+    left = {}
+    for at, answer in asked.items():
+        partition = at.topic, at.partition
+        if partition in positions and answer.exception() is None:
+            left[partition] = max(0, answer.result().offset - positions[partition])
+    return left

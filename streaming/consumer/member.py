@@ -62,7 +62,8 @@ class Member:
         self.slot = slot
         self.decoder = decoder
         self.assigned: set[Partition] = set()
-        self.gauges = Gauges(consumption.name)
+        # Next offset of each: the client's own position does not follow a seek, nor pass a transaction's end.
+        self._positions: dict[Partition, int] = {}
         self._consumption = consumption
         self._publisher = publisher
         self._stop = stop
@@ -73,6 +74,7 @@ class Member:
         self._generation = 0
         self._left = False
         self._admin = AdminClient(settings.kafka.client_config())
+        self.gauges = Gauges(consumption.name, self._admin)
         self._consumer = Consumer(
             {
                 **settings.kafka.client_config(),
@@ -83,6 +85,8 @@ class Member:
                 "auto.offset.reset": "error",
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
+                # Tells the position behind records that are not shown, such as the end of a transaction.
+                "enable.partition.eof": True,
                 "partition.assignment.strategy": "cooperative-sticky",
                 # The default of 5 min would hide a new tenant for as long.
                 "topic.metadata.refresh.interval.ms": 10_000,
@@ -121,7 +125,7 @@ class Member:
             work.take(messages)
         self._publisher.poll()
         work.tick()
-        self.gauges.look(self._consumer, self.assigned)
+        self.gauges.look(self._positions)
 
     def close(self) -> None:
         """Settle and leave; the static membership keeps the partitions for a successor."""
@@ -239,6 +243,7 @@ class Member:
         except KafkaException as failure:
             msg = f"{self.slot}: seek in {partition}: {failure.args[0].str()}"
             raise ServiceUnavailableError(msg) from None
+        self._positions[partition] = offset
 
     def hold(self, partitions: Iterable[Partition], seconds: float) -> None:
         """Read nothing of these for a while; polling goes on, so the membership stays."""
@@ -282,11 +287,18 @@ class Member:
                     self._on_error(message, error)
         if generation != self._generation:
             messages = [m for m in messages if (m.topic(), m.partition()) in self.assigned]
+        positions = self._positions
+        for message in messages:
+            positions[message.topic(), message.partition()] = message.offset() + 1  # type: ignore[index,operator]  # a record has them
         return messages
 
     def _on_error(self, message: Message, error: KafkaError) -> None:
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._begin_anew((str(message.topic()), int(message.partition() or 0)))
+        partition = str(message.topic()), int(message.partition() or 0)
+        if error.code() == KafkaError._PARTITION_EOF:
+            if partition in self.assigned:
+                self._positions[partition] = int(message.offset() or 0)
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._begin_anew(partition)
         elif error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._FENCED):
             msg = f"{self.slot}: {error.str()}"
             raise ServiceUnavailableError(msg)
@@ -297,10 +309,8 @@ class Member:
         """The next record expired while the member read, or the topic was made anew."""
         if partition not in self.assigned:
             return
-        (position,) = self._consumer.position([TopicPartition(*partition)])
         held = spans(self._admin, [partition], _KAFKA_S)
-        wanted = {partition: position.offset} if position.offset >= 0 else {}
-        first = checked(self._consumption.name, wanted, {}, held)
+        first = checked(self._consumption.name, self._positions, {}, held)
         self._consumer.incremental_unassign([TopicPartition(*partition)])
         self._consumer.incremental_assign([TopicPartition(*partition, first[partition])])
 
@@ -312,6 +322,7 @@ class Member:
             wanted = self._work.first_offsets(came, committed)
             first = checked(self._consumption.name, wanted, committed, spans(self._admin, came, _KAFKA_S))
             partitions = [TopicPartition(*partition, offset) for partition, offset in first.items()]
+            self._positions |= {partition: offset for partition, offset in first.items() if offset >= 0}
         self._consumer.incremental_assign(partitions)
         self.assigned.update(came)
         log.info("partitions assigned", slot=self.slot, count=len(came), all=len(self.assigned))
@@ -333,6 +344,7 @@ class Member:
         self.assigned -= gone
         for partition in gone:
             self._held.pop(partition, None)
+            self._positions.pop(partition, None)
         if self._work is not None:
             self._work.forget(gone)
         self._consumer.incremental_unassign(partitions)

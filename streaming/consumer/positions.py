@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple, cast
 
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
@@ -19,6 +20,10 @@ log = structlog.get_logger()
 expired_records = Counter(
     "ccaas_consumer_records_expired", "Records whose retention ended before they were read", ["consumer"]
 )
+
+
+Ends = dict[TopicPartition, "Future[Any]"]
+"""Answers to come, by partition."""
 
 
 class Span(NamedTuple):
@@ -42,27 +47,25 @@ def committed_offsets(consumer: Consumer, partitions: Iterable[Partition], timeo
     return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
 
-def spans(admin: AdminClient, partitions: Iterable[Partition], timeout: float) -> dict[Partition, Span]:
-    """What partitions hold; two requests a broker, however many there are.
+def ends(admin: AdminClient, partitions: Iterable[Partition], timeout: float, *, first: bool = False) -> Ends:
+    """Ask where partitions end, or where they begin; a request a broker, however many there are."""
+    spec = _Spec.earliest() if first else _Spec.latest()  # type: ignore[no-untyped-call]
+    asked = {TopicPartition(*partition): spec for partition in partitions}
+    return cast("Ends", admin.list_offsets(asked, request_timeout=timeout)) if asked else {}
+
+
+def spans(admin: AdminClient, partitions: Collection[Partition], timeout: float) -> dict[Partition, Span]:
+    """What partitions hold.
 
     Raises:
         ServiceUnavailableError: Kafka does not answer, or a partition has no leader.
     """
-    asked = [TopicPartition(*partition) for partition in partitions]
-    if not asked:
-        return {}
+    asked = [ends(admin, partitions, timeout, first=first) for first in (True, False)]
     try:
-        edges = [
-            {
-                (p.topic, p.partition): answer.result(timeout).offset
-                for p, answer in admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=timeout).items()
-            }
-            for spec in (_Spec.earliest(), _Spec.latest())  # type: ignore[no-untyped-call]
-        ]
+        low, high = ({(p.topic, p.partition): a.result(timeout).offset for p, a in found.items()} for found in asked)
     except (KafkaException, TimeoutError) as failure:
-        msg = f"offsets of {asked[0].topic} and others: {failure}"
+        msg = f"offsets of partitions: {failure}"
         raise ServiceUnavailableError(msg) from None
-    low, high = edges
     return {partition: Span(low[partition], high[partition]) for partition in low}
 
 
