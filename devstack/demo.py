@@ -118,11 +118,11 @@ class Demo:
         )
         if not shared:
             return self._play(stack, replay)
-        topics = [topic for vendor in replay.vendors for topic in (vendor.events_topic, vendor.dlq_topic)]
+        endings = [f".{vendor.name}.{vendor.tenant_id}" for vendor in replay.vendors]
         self._console.print(
-            f"On {stack.bootstrap_servers} this run makes the topics {', '.join(topics)} and the consumer group "
-            f"{replay.sink_group}, and deletes them at its end. A sink there whose pattern is the default, "
-            "^ccaaus\\.events\\..*, reads them too.",
+            f"On {stack.bootstrap_servers} this run makes topics that end in {' and '.join(endings)} and the consumer "
+            f"groups {', '.join(replay.groups)}, and deletes them at its end. Consumers there whose pattern is the "
+            "default, ^ccaaus\\.events\\..*, read them too.",
             highlight=False,
             markup=False,
         )
@@ -130,8 +130,8 @@ class Demo:
             return self._play(stack, replay)
         finally:
             _prefect_of(stack).stop_workers()  # who reads or writes a topic might make it again
-            left = remove_from_cluster(settings.kafka, topics, replay.sink_group)
-            for line in left or ["the run's topics and consumer group are deleted"]:
+            left = remove_from_cluster(settings.kafka, endings, replay.groups)
+            for line in left or ["the run's topics and consumer groups are deleted"]:
                 self._console.print(f"not deleted: {line}" if left else line, highlight=False, markup=False)
 
     def _play(self, stack: LocalStack, replay: CallReplay) -> int:

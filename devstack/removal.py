@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,36 +20,35 @@ _GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOU
 
 
 def remove_from_cluster(
-    kafka: KafkaSettings, topics: list[str], group: str, *, request_s: float = _REQUEST_S
+    kafka: KafkaSettings, endings: Sequence[str], groups: Sequence[str], *, request_s: float = _REQUEST_S
 ) -> list[str]:
-    """Delete these topics and this consumer group, by their full names; what is not there is passed over.
+    """Delete the topics whose names end so, and these consumer groups; what is not there is passed over.
 
     Args:
         kafka: The cluster.
-        topics: Their names.
-        group: Its id. A group that still has members is waited for, at most 40 s.
+        endings: Of the topics' names, for example ``.genesys.bank-north``.
+        groups: Their ids. One that still has members is waited for, at most 40 s.
         request_s: How long each request may take, seconds.
 
     Returns:
         One line for each that could not be deleted, with the reason; empty if all are gone.
     """
     admin = AdminClient(kafka.client_config())
-    failed = []
     try:
-        admin.list_topics(timeout=request_s)  # else every request would wait for a cluster that does not answer
+        names = admin.list_topics(timeout=request_s).topics
     except KafkaException as error:
-        return [f"topics {', '.join(topics)}, group {group}: {_said(error)}"]
-    removals = admin.delete_topics(topics, operation_timeout=request_s, request_timeout=request_s)
-    for topic, removal in removals.items():
-        refusal = _error(removal)
-        if refusal is not None:
-            failed.append(f"topic {topic}: {_said(refusal)}")
+        return [f"topics {', '.join(f'…{end}' for end in endings)}, groups {', '.join(groups)}: {_said(error)}"]
+    topics = [name for name in names if name.endswith(tuple(endings))]
+    removals = admin.delete_topics(topics, operation_timeout=request_s, request_timeout=request_s) if topics else {}
+    refusals = {topic: _error(removal) for topic, removal in removals.items()}
+    failed = [f"topic {topic}: {_said(refusal)}" for topic, refusal in refusals.items() if refusal is not None]
     deadline = time.monotonic() + _GROUP_S
-    while (refusal := _group_error(admin, group, request_s)) is not None:
-        if refusal.args[0].code() != KafkaError.NON_EMPTY_GROUP or time.monotonic() > deadline:
-            failed.append(f"group {group}: {_said(refusal)}")
-            break
-        time.sleep(_TICK_S)
+    for group in groups:
+        while (refusal := _group_error(admin, group, request_s)) is not None:
+            if refusal.args[0].code() != KafkaError.NON_EMPTY_GROUP or time.monotonic() > deadline:
+                failed.append(f"group {group}: {_said(refusal)}")
+                break
+            time.sleep(_TICK_S)
     return failed
 
 

@@ -56,6 +56,9 @@ class Ports(NamedTuple):
     genesys_ingest: int
     cxone_publisher: int
     analytics_sink: int
+    crm_sync: int
+    wfm_realtime: int
+    wfm: int
 
 
 def trace_dates(trace: Path, first_dates: int | None = None) -> list[date]:
@@ -88,11 +91,12 @@ class CallReplay:
         first_dates: Play only so many of its dates.
         as_recorded: Keep the trace's dates; else they are moved by whole days so that the last is yesterday.
         flush_seconds: How often the sink closes a landing file.
-        suffix: Appended to the tenants' names and the sink's group, for several replays on one broker.
+        suffix: Appended to the names of tenants and consumer groups, for several replays on one broker.
         clients: Further client properties of Kafka and of the registry, for a cluster that exists.
         replication_factor: Of the topics.
         genesys_options: Of ``[vendors.genesys]``: waits of wall time that suit the replay's speed.
         registry_options: Further ones of ``[registry]``.
+        crm: Start a simulated CRM too; without it ``crm-sync`` has no address.
 
     Raises:
         ConfigurationError: the trace is no trace.
@@ -112,6 +116,7 @@ class CallReplay:
         replication_factor: int = 1,
         genesys_options: Mapping[str, float] | None = None,
         registry_options: Mapping[str, str | float] | None = None,
+        crm: bool = False,
     ) -> None:
         self.stack = stack
         self.folder = folder.absolute()
@@ -126,7 +131,12 @@ class CallReplay:
         self.urls: dict[str, str] = {}
         self.vendors = tuple(vendor._replace(tenant_id=vendor.tenant_id + suffix) for vendor in VENDORS)
         self._flush_seconds = flush_seconds
-        self.sink_group = f"analytics-sink-group{suffix}"
+        self.groups = tuple(
+            f"{name}{suffix}" for name in ("analytics-sink-group", "crm-state-sync-group", "wfm-realtime-group")
+        )
+        self.crm_log = self.folder / "crm.db"
+        """Effects of the simulated CRM."""
+        self._has_crm = crm
         self._suffix = suffix
         self._clients = clients
         self._replication_factor = replication_factor
@@ -147,7 +157,9 @@ class CallReplay:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for vendor in self.vendors:
-            self.urls[vendor.name] = self._start_simulator(vendor)
+            self.urls[vendor.name] = self._start_vendor(vendor)
+        if self._has_crm:
+            self.urls["crm"] = self._start_simulator("crm", ["--log", self.crm_log, "--token", self._secret])
         self.config.touch(mode=0o600)  # it holds secrets
         self.config.write_text(self._toml(), encoding="utf-8")
 
@@ -190,13 +202,15 @@ class CallReplay:
         return max(datetime.fromisoformat(self.status(vendor.name)["sim_now"]) for vendor in self.vendors)
 
     def health_urls(self) -> dict[str, str]:
-        """``/readyz`` of every streaming service."""
+        """``/readyz`` of every streaming service by name."""
         ports = self.ports
         by_name = {
             "genesys-ingest": ports.genesys_ingest,
             "cxone-receiver": ports.receiver,
             "cxone-publisher": ports.cxone_publisher,
             "analytics-sink": ports.analytics_sink,
+            "crm-sync": ports.crm_sync,
+            "wfm-realtime": ports.wfm_realtime,
         }
         return {name: f"http://127.0.0.1:{port}/readyz" for name, port in by_name.items()}
 
@@ -214,19 +228,23 @@ class CallReplay:
             raise StackError(msg)
         return answer
 
-    def _start_simulator(self, vendor: Vendor) -> str:
-        port_file = self.folder / f"{vendor.name}.port"
-        port_file.unlink(missing_ok=True)
+    def _start_vendor(self, vendor: Vendor) -> str:
         arguments: list[str | Path] = [
-            "--trace", self.trace, "--port-file", port_file, "--tenant", vendor.tenant_id, "--ivr", vendor.ivr,
+            "--trace", self.trace, "--tenant", vendor.tenant_id, "--ivr", vendor.ivr,
             "--client-id", "ccaas", "--client-secret", self._secret, "--date-shift-days", str(self.shift_days),
         ]  # fmt: skip
         if self.first_dates is not None:
             arguments += ["--first-dates", str(self.first_dates)]
         if vendor.name == "cxone":
             arguments += ["--target", f"http://127.0.0.1:{self.ports.receiver}", "--webhook-token", self._secret]
-        command = [sys.executable, "-m", f"devstack.simulators.{vendor.name}", *arguments]
-        child = self.stack.processes.start(f"simulator-{vendor.name}", command, environment=python_environment())
+        return self._start_simulator(vendor.name, arguments)
+
+    def _start_simulator(self, name: str, arguments: list[str | Path]) -> str:
+        """Start it; gives its address."""
+        port_file = self.folder / f"{name}.port"
+        port_file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", f"devstack.simulators.{name}", "--port-file", port_file, *arguments]
+        child = self.stack.processes.start(f"simulator-{name}", command, environment=python_environment())
         child.wait_healthy(port_file.exists, _START_SECONDS)
         return f"http://127.0.0.1:{port_file.read_text(encoding='utf-8').strip()}"
 
@@ -234,6 +252,8 @@ class CallReplay:
         genesys, cxone, ports = self.urls["genesys"], self.urls["cxone"], self.ports
         options = "\n".join(f"{key} = {value}" for key, value in self._genesys_options.items())
         registry = "\n".join(f"{key} = {json.dumps(value)}" for key, value in self._registry_options.items())
+        topics = f"'^ccaaus\\.events\\..*{self._suffix}$'"
+        crm = f'url = "{self.urls["crm"]}"\ntoken = "{self._secret}"\n' if self._has_crm else ""
         return f"""# Written for a replay; the settings of a real installation are in docs/configuration.md.
 data_dir = {_text(str(self.folder / "data"))}
 
@@ -254,8 +274,17 @@ port = {ports.receiver}
 
 [sink]
 flush_seconds = {self._flush_seconds}
-group = "{self.sink_group}"
-topics = '^ccaaus\\.events\\..*{self._suffix}$'
+group = "{self.groups[0]}"
+topics = {topics}
+
+[crm]
+group = "{self.groups[1]}"
+topics = {topics}
+{crm}
+[wfm]
+group = "{self.groups[2]}"
+topics = {topics}
+port = {ports.wfm}
 
 [spool]
 min_free_disk_bytes = 100_000_000
@@ -267,6 +296,8 @@ read_copy_seconds = 1
 genesys_ingest = {ports.genesys_ingest}
 cxone_publisher = {ports.cxone_publisher}
 analytics_sink = {ports.analytics_sink}
+crm_sync = {ports.crm_sync}
+wfm_realtime = {ports.wfm_realtime}
 
 [vendors.genesys]
 {options}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -26,6 +26,7 @@ from streaming.settings import Settings, Tenant
 from streaming.topics import dead_letter_topic, ensure
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 DRAIN_S = 20.0
 """One deadline for all that a revoke or the end does."""
@@ -149,10 +150,18 @@ class Member:
             ServiceUnavailableError: stopped while waiting.
         """
         value = message.value()
+        return self.with_registry(lambda: self.decoder.decode(value))
+
+    def with_registry(self, call: Callable[[], T]) -> T:
+        """What a call gives that may ask the registry; while that does not answer, it is tried again.
+
+        Raises:
+            ServiceUnavailableError: stopped while waiting.
+        """
         try:
-            return self.decoder.decode(value)
+            return call()
         except ServiceUnavailableError:
-            return when_available("schema registry", lambda: self.decoder.decode(value), self._stop)
+            return when_available("schema registry", call, self._stop)
 
     def dead_letter(self, message: Message, error: BadEventError) -> None:
         """Queue a record for its tenant's dead letters; :meth:`settle_dead_letters` before its offset is committed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
@@ -51,7 +51,7 @@ def ends(admin: AdminClient, partitions: Iterable[Partition], timeout: float, *,
     """Ask where partitions end, or where they begin; a request a broker, however many there are."""
     spec = _Spec.earliest() if first else _Spec.latest()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(*partition): spec for partition in partitions}
-    return cast("Ends", admin.list_offsets(asked, request_timeout=timeout)) if asked else {}
+    return admin.list_offsets(asked, request_timeout=timeout) if asked else {}
 
 
 def spans(admin: AdminClient, partitions: Collection[Partition], timeout: float) -> dict[Partition, Span]:

@@ -42,7 +42,8 @@ def test_a_replay_on_a_cluster_keeps_to_its_own_names_whatever_the_environment_s
         )
         replay.prepare()
         settings = replay.settings()
-        assert settings.sink.group == replay.sink_group == "analytics-sink-group-x1"
+        assert (settings.sink.group, settings.crm.group, settings.wfm.group) == replay.groups
+        assert replay.groups[0] == "analytics-sink-group-x1"
         assert settings.kafka.client_config() == {"bootstrap.servers": "b1:9092,b2:9092", "sasl.password": 'a"b\\c€'}
         assert settings.kafka.replication_factor == 3
         assert [(tenant.events_topic, tenant.dlq_topic) for tenant in settings.tenants] == [
