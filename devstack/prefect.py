@@ -13,6 +13,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fi
 from devstack.child import ChildProcess, Probe, http_probe
 from devstack.errors import StackError, StartError
 from devstack.ports import HOST
+from devstack.postgres import PostgresServer
 from devstack.processes import ProcessTable
 from devstack.python import python_environment
 from devstack.server import Server
@@ -27,11 +28,14 @@ _REQUEST_SECONDS = 10.0
 
 
 class PrefectServer(Server):
-    """A server with a home and an SQLite database in the stack's folder; flow runs and schedules outlive the process.
+    """A server with a PostgreSQL database of its own; flow runs and schedules outlive the process.
+
+    Not SQLite: there a transaction that reads before it writes fails once another has written in between, and on a
+    busy machine the server answers 503 to one request after the other.
 
     Args:
         processes: who starts and ends it, and the workers.
-        folder: home and database.
+        folder: home and, if PostgreSQL's user can reach it, database (see ``PostgresServer``).
         port: where it listens; by default a free one is chosen.
         limits: greatest number of flow runs at once by work pool, None for no limit.
     """
@@ -49,6 +53,19 @@ class PrefectServer(Server):
         super().__init__(processes, folder, port)
         self._limits = dict(POOLS if limits is None else limits)
         self._workers: dict[str, ChildProcess] = {}
+        # One client: each loads the CA certificates, 25 ms of a core, and workers are polled for while they start.
+        self._http = httpx.Client(
+            base_url=self.api_url,
+            timeout=_REQUEST_SECONDS,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+        self._database = PostgresServer(processes, self._folder / "database")
+
+    def stop(self) -> None:
+        """Stop it in order, then its database."""
+        super().stop()
+        self._database.stop()
 
     @property
     def ui_url(self) -> str:
@@ -140,12 +157,12 @@ class PrefectServer(Server):
         if self._child is None:  # flow runs outlive a restart of the server and still use their folders
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True, exist_ok=True)
+        self._database.start()
         settings = {
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._folder / 'prefect.db'}",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": self._database.async_url,
+            # Of the 100 that PostgreSQL takes. With the default of 5 most connections of a burst are closed after use.
+            "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "20",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-            # By default it keeps a hundred runs of each schedule ahead. SQLite has one writer, and a request that reads
-            # before it writes fails if another one wrote in between: the fewer write, the fewer fail.
-            "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
             # A 503 says nothing of its reason to the client; the log does.
             "PREFECT_SERVER_LOG_RETRYABLE_ERRORS": "true",
             # Else the server writes its UI's files into the installed package.
@@ -173,10 +190,9 @@ class PrefectServer(Server):
     )
     def _ensure_pool(self, pool: str, limit: int | None) -> None:
         body = {"name": pool, "type": "process", "concurrency_limit": limit}
-        with httpx.Client(base_url=self.api_url, timeout=_REQUEST_SECONDS, trust_env=False) as client:
-            answer = client.post("/work_pools/", json=body)
-            if answer.status_code == httpx.codes.CONFLICT:
-                answer = client.patch(f"/work_pools/{pool}", json={"concurrency_limit": limit})
+        answer = self._http.post("/work_pools/", json=body)
+        if answer.status_code == httpx.codes.CONFLICT:
+            answer = self._http.patch(f"/work_pools/{pool}", json={"concurrency_limit": limit})
         if answer.is_error:
             msg = f"work pool {pool}: the Prefect server answered {answer.status_code}: {answer.text[:500]}"
             raise StartError(msg)
@@ -191,9 +207,8 @@ class PrefectServer(Server):
         return probe
 
     def _heartbeats(self, pool: str) -> set[str]:
-        url = f"{self.api_url}/work_pools/{pool}/workers/filter"
         try:
-            answer = httpx.post(url, json={}, timeout=_REQUEST_SECONDS, trust_env=False)
+            answer = self._http.post(f"/work_pools/{pool}/workers/filter", json={})
             workers = answer.json() if answer.is_success else []
         except (httpx.HTTPError, ValueError):
             return set()

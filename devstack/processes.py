@@ -7,6 +7,8 @@ Four ways out, one result:
 3. the owner dies (kill -9): the guard sees its pipe close and ends every process of the stack (``guard.py``);
 4. owner and guard die: the next start in the same folder ends what the state file and the environment marker name.
 
+Temporary folders are removed at the end, after 3 and 4 by the next start in the same folder.
+
 A terminal's Ctrl-C goes to every process of its foreground group; children are in sessions of their own, so it reaches
 only the owner, which then stops them in order.
 """
@@ -16,9 +18,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -37,6 +41,8 @@ from devstack.interrupt import deferred_interrupts
 _GUARD_SECONDS = 15.0
 # A log that has grown past this is set aside (one predecessor is kept) when its process starts again.
 _LOG_BYTES = 20_000_000
+# Only what has this prefix is removed, whatever a damaged state file names.
+_TEMPORARY_PREFIX = "ccaas-"
 # Clock adjustments shift the time of creation that the system reports for a process.
 _CREATED_TOLERANCE_SECONDS = 2.0
 
@@ -52,6 +58,7 @@ class ProcessTable:
         self.root = root.absolute()
         self.stack_id = uuid.uuid4().hex
         self._children: list[ChildProcess] = []
+        self._temporary: list[Path] = []
         self._closing = False
         self._lock = threading.Lock()
         self._folder_lock = FileLock(self.root / "stack.lock", timeout=0)
@@ -146,6 +153,20 @@ class ProcessTable:
         if child.exit_code != 0:
             child.fail(f"failed with status {child.exit_code}")
 
+    def temporary_folder(self, name: str) -> Path:
+        """Make a folder outside the stack's that any user can pass through; it is gone when the stack has ended.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        folder = Path(tempfile.gettempdir()) / f"{_TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex}"
+        with self._lock:
+            self._temporary.append(folder)
+            self._write_state()  # first, so that a kill -9 can't come between
+        folder.mkdir()
+        folder.chmod(0o755)  # whatever the umask
+        return folder
+
     def log_file(self, name: str) -> Path:
         """Log of a child."""
         return self.root / "logs" / f"{name}.log"
@@ -198,6 +219,7 @@ class ProcessTable:
                     child.stop(hurry=interrupted)
             finally:
                 self._end_guard()
+                _remove(self._temporary)
                 with contextlib.suppress(OSError):
                     self._state_file.unlink()
                 self._folder_lock.release()
@@ -225,6 +247,7 @@ class ProcessTable:
             "stack_id": self.stack_id,
             "owner": os.getpid(),
             "processes": [{"name": child.name, "pid": child.pid, "created": child.created} for child in self._children],
+            "temporary": [str(folder) for folder in self._temporary],
         }
         fresh = self._state_file.with_suffix(".tmp")
         fresh.write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -236,10 +259,18 @@ class ProcessTable:
             state = json.loads(self._state_file.read_text(encoding="utf-8"))
             recorded = [(int(entry["pid"]), float(entry["created"])) for entry in state["processes"]]
             stale_id = str(state["stack_id"])
+            temporary = [Path(folder) for folder in state.get("temporary", [])]
         except (OSError, ValueError, KeyError, TypeError):
             return
         guard.end_processes(filter(None, (_same_process(pid, created) for pid, created in recorded)))
         guard.sweep(stale_id)
+        _remove(temporary)
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        if folder.name.startswith(_TEMPORARY_PREFIX):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open_log(log: Path) -> IO[bytes]:

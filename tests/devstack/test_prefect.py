@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from rich.console import Console
 
 from devstack.errors import StackError
+from devstack.prefect import PrefectServer
+from devstack.processes import ProcessTable
 from devstack.stack import LocalStack
 from tests.devstack.leftovers import marked_with, still_there
-from tests.processes import PatientClient
 
 FLOW = """
 import os, time
@@ -33,7 +35,7 @@ class Api:
     """The little of Prefect's REST API that the test needs."""
 
     def __init__(self, url: str) -> None:
-        self._client = PatientClient(base_url=url, timeout=20, trust_env=False)
+        self._client = httpx.Client(base_url=url, timeout=20, trust_env=False)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         answer = self._client.request(method, path, json=body)
@@ -105,8 +107,30 @@ def test_a_flow_run_gets_its_environment_outlives_a_server_crash_and_ends_with_t
         stack.prefect.worker("streams").kill()
         children = marked_with("CCAAS_STACK_ID", stack.processes.stack_id)
         assert orphan in children
+        assert "postgres" in {child.name() for child in children}
         api.close()
     assert still_there(children) == []
+
+
+def test_many_requests_at_once_are_all_answered_and_a_stop_ends_the_database_too(tmp_path: Path) -> None:
+    with ProcessTable(tmp_path) as processes:
+        server = PrefectServer(processes, tmp_path / "prefect", limits={})
+        server.start()
+
+        def create(number: int) -> list[int]:
+            with httpx.Client(base_url=server.api_url, timeout=60, trust_env=False) as client:
+                flow = client.post("/flows/", json={"name": f"flow-{number % 4}"})
+                body = {"flow_id": flow.json()["id"], "state": {"type": "SCHEDULED"}, "name": str(number)}
+                return [flow.status_code, client.post("/flow_runs/", json=body).status_code]
+
+        # Requests that read before they write, from more clients than there are connections.
+        with ThreadPoolExecutor(40) as pool:
+            statuses = [status for pair in pool.map(create, range(200)) for status in pair]
+        assert set(statuses) <= {200, 201}
+        children = marked_with("CCAAS_STACK_ID", processes.stack_id)
+        assert "postgres" in {child.name() for child in children}
+        server.stop()
+        assert still_there(children) == []
 
 
 def test_a_stack_without_prefect_says_so(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ with ProcessTable(root) as table:
     table.start("listener", [sys.executable, "-c", listener],
                 probe=lambda: "set" in table.log_file("listener").read_text())
     table.start("forker", [sys.executable, "-c", forker, "leave"])
+    (table.temporary_folder("note") / "file").touch()
     while not (root / "orphan").exists(): time.sleep(0.01)
     print("ready", flush=True)
     time.sleep(600)
@@ -82,6 +83,8 @@ def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         assert running.stdout.readline() == "ready\n"
         yield running
         running.kill()
+    with ProcessTable(tmp_path / "stack"):
+        pass  # removes its temporary folder
 
 
 def children_of(root: Path) -> list[psutil.Process]:
@@ -236,8 +239,11 @@ def test_a_second_start_ends_what_owner_and_guard_left(owner: subprocess.Popen[s
     owner.kill()
     owner.wait(5)
     assert [is_alive(process) for process in children] == [True, True]
+    (temporary,) = map(Path, json.loads((root / "stack.json").read_text())["temporary"])
+    assert (temporary / "file").exists()
     with ProcessTable(root):
         assert still_there(children) == []
+        assert not temporary.exists()
 
 
 def test_a_recorded_pid_that_belongs_to_another_now_is_left_alone(tmp_path: Path) -> None:
@@ -252,6 +258,28 @@ def test_a_recorded_pid_that_belongs_to_another_now_is_left_alone(tmp_path: Path
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_a_temporary_folder_is_open_to_all_whatever_the_umask_and_ends_with_the_stack(tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        with ProcessTable(tmp_path) as table:
+            folder = table.temporary_folder("note")
+            assert not folder.is_relative_to(tmp_path)
+            assert folder.stat().st_mode & 0o777 == 0o755
+            (folder / "file").touch()
+    finally:
+        os.umask(umask)
+    assert not folder.exists()
+
+
+def test_a_recorded_folder_that_no_stack_made_is_left_alone(tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    state = {"stack_id": "gone", "processes": [], "temporary": [str(stranger)]}
+    (tmp_path / "stack.json").write_text(json.dumps(state))
+    with ProcessTable(tmp_path):
+        assert stranger.exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"stack_id": "x"}'])

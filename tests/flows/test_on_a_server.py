@@ -14,7 +14,7 @@ import pytest
 from devstack.prefect import PrefectServer
 from devstack.stack import LocalStack
 from tests.conftest import Platform
-from tests.processes import PatientClient, until
+from tests.processes import HTTP, until
 
 
 class Server:
@@ -23,7 +23,7 @@ class Server:
     def __init__(self, prefect: PrefectServer, platform: Platform) -> None:
         self.prefect = prefect
         self.platform = platform
-        self.http = PatientClient(base_url=prefect.api_url, timeout=30)
+        self.http = httpx.Client(base_url=prefect.api_url, timeout=30)
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         body = {"deployments": {"name": {"any_": [deployment]}}, "sort": "START_TIME_ASC"}
@@ -74,7 +74,7 @@ def test_a_schedule_yields_a_run_and_a_killed_stream_comes_back(server: Server) 
     until(lambda: any(run["state"]["type"] == "COMPLETED" for run in server.runs("keep-alive")), 150, "scheduled run")
     assert any(run["auto_scheduled"] for run in server.runs("keep-alive"))
     port = server.platform.ports["analytics_sink"]
-    ready: Callable[[], bool] = lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200  # noqa: E731
+    ready: Callable[[], bool] = lambda: HTTP.get(f"http://127.0.0.1:{port}/readyz").status_code == 200  # noqa: E731
     until(ready, 90, "analytics-sink runs")
 
     first = listener(port)
@@ -142,7 +142,7 @@ def test_a_stream_whose_machine_vanished_is_started_elsewhere(server: Server) ->
 def test_what_the_services_log_is_kept_without_secrets(server: Server) -> None:
     (log,) = (server.platform.stack.root / "logs").glob("worker-streams.log")
     url = f"http://127.0.0.1:{server.platform.ports['receiver']}/cxone/webhook/south-{server.platform.suffix}"
-    until(lambda: httpx.post(url, headers={"Authorization": "Bearer s3cret!"}).status_code == 401, 90, "refused")
-    httpx.post(url, headers={"Authorization": "Bearer s3cret-of-16-chars", "Content-Type": "text/plain"})
+    until(lambda: HTTP.post(url, headers={"Authorization": "Bearer s3cret!"}).status_code == 401, 90, "refused")
+    HTTP.post(url, headers={"Authorization": "Bearer s3cret-of-16-chars", "Content-Type": "text/plain"})
     until(lambda: "application/json" in log.read_text(errors="replace"), 10, "the reason is in the log")
     assert "s3cret" not in log.read_text(errors="replace")

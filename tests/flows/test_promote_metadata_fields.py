@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from prefect.exceptions import ParameterTypeError
@@ -22,7 +23,7 @@ from schemas.canonical import AVRO_DIR, latest_schema, schema_versions
 from schemas.promoted import promoted_fields
 from schemas.registry import Registry
 from tests.conftest import Platform
-from tests.processes import PatientClient, until
+from tests.processes import until
 from tests.warehouse.month import AS_OF, MOOD, SCORE, land_month, register_and_drop_score
 from warehouse.engine import Warehouse, reader
 from warehouse.load_events import load_events
@@ -103,7 +104,7 @@ class Run:
 class House:
     """An installation with a month of events, and the server that its flow runs are on."""
 
-    def __init__(self, prefect: PrefectServer, platform: Platform, http: PatientClient) -> None:
+    def __init__(self, prefect: PrefectServer, platform: Platform, http: httpx.Client) -> None:
         self.prefect, self.platform, self.http = prefect, platform, http
         self.settings = platform.settings()
         self.registry = Registry(self.settings.registry)
@@ -161,7 +162,7 @@ def house(prefect: PrefectServer, own_registry: LocalStack, tmp_path: Path) -> I
     land_month(settings.landing_dir)
     with open_warehouse(settings) as warehouse:
         load_events(warehouse, run_id="test")
-    with PatientClient(base_url=prefect.api_url, timeout=30) as http:
+    with httpx.Client(base_url=prefect.api_url, timeout=30) as http:
         made = House(prefect, platform, http)
         made.registry.current()
         yield made
