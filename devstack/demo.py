@@ -31,11 +31,11 @@ from streaming.errors import ConfigurationError
 from streaming.settings import Settings, load_settings
 from warehouse.windows import ceil
 
-_STREAMS = ("genesys-ingest", "cxone-receiver", "cxone-publisher", "analytics-sink")
+_STREAMS = ("genesys-ingest", "cxone-receiver", "cxone-publisher", "analytics-sink", "crm-sync", "wfm-realtime")
 # On a busy machine flow runs begin late, since the server refuses for a while: its database is locked.
 _READY_S = 360.0
 _FLOW_S = 180.0
-# After the vendors' last event: how long the rest may take to reach the landing zone.
+# After the vendors' last event: how long the rest may take to reach the landing zone and the CRM.
 _SETTLE_S = 90.0
 _TICK_S = 0.5
 # For one request to it.
@@ -115,6 +115,7 @@ class Demo:
                 settings.registry.client if _names_registry(settings) else {},
             ),
             replication_factor=settings.kafka.replication_factor if shared else 1,
+            crm=True,
         )
         if not shared:
             return self._play(stack, replay)
@@ -148,7 +149,10 @@ class Demo:
             for name in _STREAMS:
                 client.start(name)
             self._wait_ready(replay, stack.processes.log_file("worker-streams"))
-        self._console.print(f"Prefect UI: [bold]{prefect.ui_url}[/]", highlight=False)
+        self._console.print(
+            f"Prefect UI: [bold]{prefect.ui_url}[/] · live queues and agents: [bold]{replay.live_url}[/]",
+            highlight=False,
+        )
 
         began = time.monotonic()
         self._replay(replay)
@@ -180,7 +184,7 @@ class Demo:
             time.sleep(_TICK_S)
 
     def _replay(self, replay: CallReplay) -> None:
-        """Play the trace and wait until all of it has landed, showing every stage."""
+        """Play the trace and wait until all of it has landed and is in the CRM, showing every stage."""
         bus = Bus(replay.settings().kafka)
         stages = Stages(replay, bus)
         replay.begin(self._speed)
@@ -190,7 +194,7 @@ class Demo:
                 live.update(stages.render())
                 if replay.is_done():
                     settled = settled or time.monotonic()
-                    if stages.all_landed() or time.monotonic() - settled > _SETTLE_S:
+                    if stages.all_arrived() or time.monotonic() - settled > _SETTLE_S:
                         break
                 time.sleep(_TICK_S)
             live.update(stages.render())
@@ -209,7 +213,7 @@ class Demo:
 
     def _say_verdict(self, report: Report) -> None:
         if report.adds_up:
-            self._console.print("[bold green]Everything that was sent is in the warehouse, once.[/]")
+            self._console.print("[bold green]Everything that was sent is in the warehouse and in the CRM, once.[/]")
             return
         for vendor in report.vendors:
             for line in vendor.complaints():

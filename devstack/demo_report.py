@@ -28,6 +28,7 @@ class VendorCounts:
         duplicates_on_bus: records beyond the first of their id.
         in_events: in the warehouse's ``events``.
         rows_in_events: rows there.
+        in_crm: with an effect in the CRM.
         dead_letters: records on the dead-letter topic.
         by_way: those on the bus by the way they came: pushed, or polled, reconciled, backfilled, deferred.
         by_type: of each event type how many the trace must become, were sent, are on the bus and in ``events``.
@@ -42,6 +43,7 @@ class VendorCounts:
     duplicates_on_bus: int
     in_events: int
     rows_in_events: int
+    in_crm: int
     dead_letters: int
     by_way: dict[str, int] = field(default_factory=dict)
     by_type: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -65,6 +67,8 @@ class VendorCounts:
             said.append(f"{self.on_bus} on the bus, but {self.in_events} in events")
         if self.rows_in_events != self.in_events:
             said.append(f"{self.rows_in_events} rows for {self.in_events} events: an id is there twice")
+        if self.in_crm != self.on_bus:
+            said.append(f"{self.on_bus} on the bus, but {self.in_crm} in the CRM")
         if self.dead_letters:
             said.append(f"{self.dead_letters} dead letters")
         said += [
@@ -106,6 +110,7 @@ class Report:
                     "duplicates_on_bus": item.duplicates_on_bus,
                     "in_events": item.in_events,
                     "rows_in_events": item.rows_in_events,
+                    "in_crm": item.in_crm,
                     "dead_letters": item.dead_letters,
                     "by_way": item.by_way,
                     "recovered_by_reconciliation": item.by_way.get("reconciled", 0),
@@ -163,6 +168,7 @@ def _count(  # noqa: PLR0917
         duplicates_on_bus=content.duplicates,
         in_events=sum(ids for _, ids in rows.values()),
         rows_in_events=sum(count for count, _ in rows.values()),
+        in_crm=replay.effects().get(vendor.name, 0),
         dead_letters=bus.count(tenant.dlq_topic),
         by_way=dict(content.by_way),
         by_type={

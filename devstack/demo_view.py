@@ -18,7 +18,7 @@ from devstack.bus import Bus
 from devstack.demo_report import Report
 from devstack.replay import CallReplay
 
-_STAGES = ("sent by the vendor", "on the bus", "landed")
+_STAGES = ("sent by the vendor", "on the bus", "landed", "in the CRM")
 
 
 class Stages:
@@ -35,7 +35,7 @@ class Stages:
         self._landing = replay.settings().landing_dir
         self._landed: dict[str, int] = {}
         self._seen: set[Path] = set()
-        self._counts: dict[str, tuple[int, int, int, int]] = {}
+        self._counts: dict[str, tuple[int, ...]] = {}
         self._progress = Progress(
             TextColumn("{task.fields[vendor]:<10}"),
             TextColumn("{task.description:<19}"),
@@ -52,7 +52,7 @@ class Stages:
     def render(self) -> Group:
         """Count anew and draw."""
         self._read_landing()
-        now = ""
+        now, effects = "", self._replay.effects()
         for vendor in self._replay.vendors:
             status: dict[str, Any] = self._replay.status(vendor.name)
             now = max(now, str(status["sim_now"]))
@@ -61,15 +61,16 @@ class Stages:
                 sum(status["sent"].values()),
                 self._bus.count(vendor.events_topic),
                 self._landed.get(vendor.tenant_id, 0),
+                effects.get(vendor.name, 0),
             )
             self._counts[vendor.name] = (expected, *counts)
             for stage, count in zip(_STAGES, counts, strict=True):
                 self._progress.update(self._tasks[vendor.name, stage], completed=count, total=expected)
         return Group(Text(f"vendors' clock {_shown(now)}", style="bold"), self._progress)
 
-    def all_landed(self) -> bool:
-        """Whether all that was sent is in landing files."""
-        return all(sent <= on_bus <= landed for _, sent, on_bus, landed in self._counts.values())
+    def all_arrived(self) -> bool:
+        """Whether all that was sent is in landing files and in the CRM."""
+        return all(sent <= on_bus <= min(landed, in_crm) for _, sent, on_bus, landed, in_crm in self._counts.values())
 
     def _read_landing(self) -> None:
         for path in self._landing.glob("raw/dt=*/*.parquet"):
@@ -91,6 +92,7 @@ def summary_table(report: Report) -> Table:
         ("on the bus", "on_bus"),
         ("duplicates on the bus", "duplicates_on_bus"),
         ("in events", "in_events"),
+        ("in the CRM", "in_crm"),
         ("dead letters", "dead_letters"),
         ("recovered by REST", "recovered"),
     )

@@ -180,14 +180,28 @@ class CallReplay:
         """
         self._ask(vendor, "POST", "misbehave", orders)
 
-    def status(self, vendor: str) -> dict[str, Any]:
+    def status(self, simulator: str) -> dict[str, Any]:
         """What a simulator says of itself.
 
         Raises:
             StackError: it does not answer.
         """
-        answer: dict[str, Any] = self._ask(vendor, "GET", "status").json()
+        answer: dict[str, Any] = self._ask(simulator, "GET", "status").json()
         return answer
+
+    def effects(self) -> dict[str, int]:
+        """Events that had an effect in the simulated CRM, by vendor; each counts once.
+
+        Raises:
+            StackError: it does not answer.
+        """
+        counts: dict[str, int] = self.status("crm")["effects_by_vendor"]
+        return counts
+
+    @property
+    def live_url(self) -> str:
+        """The page of live queues and agents."""
+        return f"http://127.0.0.1:{self.ports.wfm}/"
 
     def is_done(self) -> bool:
         """Whether both have sent everything."""

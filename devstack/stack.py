@@ -42,6 +42,7 @@ class LocalStack:
         registry_port: where the local registry listens, by default a free port.
         prefect_port: where the Prefect server listens, by default a free port.
         console: where progress is shown, by default standard error.
+        brief: whether the stack lives for minutes, as in tests (see ``KafkaBroker``).
 
     Attributes:
         processes: the stack's processes.
@@ -61,6 +62,7 @@ class LocalStack:
         registry_port: int | None = None,
         prefect_port: int | None = None,
         console: Console | None = None,
+        brief: bool = False,
     ) -> None:
         self.root = root.absolute()
         self.processes = ProcessTable(self.root)
@@ -72,6 +74,7 @@ class LocalStack:
         self._kafka_port = kafka_port
         self._registry_port = registry_port
         self._console = console or stack_console()
+        self._brief = brief
         self._exit = ExitStack()
 
     @property
@@ -146,7 +149,7 @@ class LocalStack:
 
     def _start_kafka(self, cache: ArtifactCache, lock: Lock) -> None:
         jars = cache.fetch(lock.kafka, "Apache Kafka")
-        self.kafka = KafkaBroker(self.processes, self.root / "kafka", jars, self._kafka_port)
+        self.kafka = KafkaBroker(self.processes, self.root / "kafka", jars, self._kafka_port, brief=self._brief)
         self._start(self.kafka)
 
     def _start_registry(self, cache: ArtifactCache, lock: Lock) -> None:

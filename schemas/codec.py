@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from typing import cast as typed
 
 import fastavro
@@ -22,8 +22,10 @@ from streaming.errors import BadEventError
 
 log = structlog.get_logger()
 
-_HEADER = struct.Struct(">bI")
-_MAGIC = 0
+HEADER = struct.Struct(">bI")
+"""Magic byte and schema id, before the Avro binary."""
+
+MAGIC = 0
 
 
 class Encoder:
@@ -36,7 +38,7 @@ class Encoder:
 
     def __init__(self, schema: str, schema_id: int) -> None:
         self._schema = fastavro.parse_schema(orjson.loads(schema))
-        self._header = _HEADER.pack(_MAGIC, schema_id)
+        self._header = HEADER.pack(MAGIC, schema_id)
         self.schema_id = schema_id
         self.promoted = promoted_fields(schema)
 
@@ -69,6 +71,17 @@ def _with_promoted(event: CanonicalEvent, fields: tuple[PromotedField, ...]) -> 
     return typed("CanonicalEvent", filled)
 
 
+class WriterSchema(NamedTuple):
+    """A registered schema as events are decoded under it."""
+
+    text: str
+    writer: Schema
+    reader: Schema | None
+    """What is read instead of all that was written; None: all."""
+    promoted: tuple[PromotedField, ...]
+    """Those of its promoted fields that are read."""
+
+
 class Decoder:
     """Decodes canonical events of every registered version into the reader's.
 
@@ -82,7 +95,7 @@ class Decoder:
     def __init__(self, reader_schema: str | None, schema_of: Callable[[int], str]) -> None:
         self._reader = None if reader_schema is None else fastavro.parse_schema(orjson.loads(reader_schema))
         self._schema_of = schema_of
-        self._known: dict[int, tuple[Schema, Schema | None]] = {}  # writer's and reader's by id
+        self._known: dict[int, WriterSchema] = {}  # by id
         self.promoted: tuple[PromotedField, ...] = ()
         """Promoted fields of all schemas seen so far, each name once. An event as written has those of its own."""
 
@@ -93,25 +106,34 @@ class Decoder:
             BadEventError: tombstone, other magic byte, unknown schema id, or bytes that are not the schema's.
             ServiceUnavailableError: the registry can't be asked.
         """
-        if raw is None or len(raw) <= _HEADER.size:
+        if raw is None or len(raw) <= HEADER.size:
             msg = "a tombstone" if raw is None else f"only {len(raw)} bytes"
             msg = f"{msg}: no Confluent wire format"
             raise BadEventError(msg, reason="undecodable")
-        magic, schema_id = _HEADER.unpack_from(raw)
-        if magic != _MAGIC:
+        magic, schema_id = HEADER.unpack_from(raw)
+        if magic != MAGIC:
             msg = f"magic byte {magic}, not 0: no Confluent wire format"
             raise BadEventError(msg, reason="undecodable")
-        writer, reader = self._known.get(schema_id) or self._learn(schema_id)
+        known = self.written_under(schema_id)
         buffer = io.BytesIO(raw)
-        buffer.seek(_HEADER.size)
+        buffer.seek(HEADER.size)
         try:
-            event = fastavro.schemaless_reader(buffer, writer, reader)
+            event = fastavro.schemaless_reader(buffer, known.writer, known.reader)
         except Exception as error:  # noqa: BLE001 (fastavro raises what the broken bytes happen to cause)
             msg = f"not Avro of schema {schema_id}: {type(error).__name__}: {error}"
             raise BadEventError(msg, reason="undecodable") from None
         return typed("CanonicalEvent", event)
 
-    def _learn(self, schema_id: int) -> tuple[Schema, Schema | None]:
+    def written_under(self, schema_id: int) -> WriterSchema:
+        """The schema of an id.
+
+        Raises:
+            BadEventError: it is unknown, or of no canonical event.
+            ServiceUnavailableError: the registry can't be asked.
+        """
+        return self._known.get(schema_id) or self._learn(schema_id)
+
+    def _learn(self, schema_id: int) -> WriterSchema:
         try:
             text = self._schema_of(schema_id)
         except KeyError:
@@ -135,8 +157,9 @@ class Decoder:
         if clashes and reader is None:
             # Registered past the check that forbids it. The first meaning stays; the values are in the metadata.
             log.error("a promoted field changed its type or key; it is left out", fields=sorted(clashes), id=schema_id)
-            kept = [field for field in document["fields"] if field["name"] not in clashes]
-            reader = fastavro.parse_schema({**document, "fields": kept})
+            fields = [field for field in document["fields"] if field["name"] not in clashes]
+            reader = fastavro.parse_schema({**document, "fields": fields})
         self.promoted += tuple(field for field in promoted if field.name not in names)
-        self._known[schema_id] = writer, reader
-        return writer, reader
+        kept = tuple(field for field in promoted if field.name not in clashes)
+        known = self._known[schema_id] = WriterSchema(text, writer, reader, kept)
+        return known

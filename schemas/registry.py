@@ -78,8 +78,10 @@ class Registry:
             raise self._unavailable(error) from None
 
     def _register(self, schema: str) -> int:
-        """Register. Of processes that make the first version at once Apicurio refuses all but one, with the 409 of an
-        incompatible schema; its check tells the two apart.
+        """Register, also if another process does so at once.
+
+        Apicurio refuses all but one that make the first version, with the 409 of an incompatible schema; its check tells
+        the two apart.
         """
         for _ in range(_RACES):
             try:

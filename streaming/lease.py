@@ -34,13 +34,26 @@ class LeaseKeeper:
         names: Leases wanted.
         ttl: Seconds of silence after which a lease is free.
         at_most: How many to hold at once; None for all.
+        inherits: Whether a lease whose holder went silent goes before one that nobody held: for leases to which
+            something belongs that waits for a successor, such as a group member's partitions. Who comes while others
+            hold leases waits until it is known whether one of them is silent, at most the ``ttl``.
     """
 
-    def __init__(self, engine: sa.Engine, names: Sequence[str], *, ttl: float, at_most: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        names: Sequence[str],
+        *,
+        ttl: float,
+        at_most: int | None = None,
+        inherits: bool = False,
+    ) -> None:
         self._engine = engine
         self._names = list(names)
         self._ttl = ttl
         self._at_most = len(self._names) if at_most is None else at_most
+        self._inherits = inherits
+        self._alive: set[str] = set()  # leases whose holder was seen to renew
         self.holder = uuid.uuid4().hex
         self._held: dict[str, int] = {}
         self._renewed = time.monotonic()
@@ -111,7 +124,7 @@ class LeaseKeeper:
         """Claim up to ``room`` leases that nobody holds or whose holder was silent for the ttl; one transaction."""
         now = time.monotonic()
         wanted: list[tuple[str, sa.Row[tuple[str, str, int, int]] | None]] = []
-        for name in self._names:
+        for name in self._in_order(rows, now):
             if len(wanted) >= room:
                 break
             row = rows.get(name)
@@ -128,14 +141,29 @@ class LeaseKeeper:
             log.info("leases taken", leases=len(taken), first=min(taken))
         return taken
 
+    def _in_order(self, rows: dict[str, sa.Row[tuple[str, str, int, int]]], now: float) -> list[str]:
+        """The leases in the order in which they are taken."""
+        if not self._inherits:
+            return self._names
+        others = [row for row in rows.values() if row.holder not in {"", self.holder}]
+        silent = [row.name for row in others if self._is_free(row, now)]
+        if not silent and any(row.name not in self._alive for row in others):
+            return []  # not yet known
+        return silent + [name for name in self._names if name not in silent]
+
     def _is_free(self, row: sa.Row[tuple[str, str, int, int]], now: float) -> bool:
         if row.holder == "":
             return True
         seen = self._seen.get(row.name)
         if seen is None or (seen.epoch, seen.beat) != (row.epoch, row.beat):
+            if seen is not None:
+                self._alive.add(row.name)
             self._seen[row.name] = _Seen(row.epoch, row.beat, now)
             return False
-        return now - seen.since >= self._ttl
+        if now - seen.since < self._ttl:
+            return False
+        self._alive.discard(row.name)
+        return True
 
     def _insert(self, connection: sa.Connection, name: str) -> bool:
         row = insert(connection, lease).values(name=name, holder=self.holder, epoch=1, beat=0).on_conflict_do_nothing()

@@ -12,7 +12,7 @@ from streaming.vendors import known_vendors
 
 def services() -> dict[str, Service]:
     """Every vendor's services, and the consumers."""
-    found: dict[str, Service] = {"analytics-sink": _sink}
+    found: dict[str, Service] = {"analytics-sink": _sink, "crm-sync": _crm, "wfm-realtime": _wfm}
     for vendor in sorted(known_vendors()):
         found |= importlib.import_module(f"streaming.vendors.{vendor}").SERVICES
     return found
@@ -22,3 +22,15 @@ def _sink(settings: Settings, stop: threading.Event) -> None:
     from streaming.sink.sink import run_sink  # noqa: PLC0415 (only what runs is imported)
 
     run_sink(settings, stop)
+
+
+def _crm(settings: Settings, stop: threading.Event) -> None:
+    from streaming.crm.sync import run_crm_sync  # noqa: PLC0415
+
+    run_crm_sync(settings, stop)
+
+
+def _wfm(settings: Settings, stop: threading.Event) -> None:
+    from streaming.wfm.run import run_wfm  # noqa: PLC0415
+
+    run_wfm(settings, stop)

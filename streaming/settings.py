@@ -142,6 +142,13 @@ class SpoolSettings(_Section):
     max_in_flight_per_tenant: PositiveInt = 2_000
 
 
+def _path_or_url(value: str) -> str:
+    if value and "://" not in value and not Path(value).is_absolute():
+        msg = "must be an absolute path or a URL, for example s3://bucket/folder?region=eu-central-1"
+        raise ValueError(msg)
+    return value
+
+
 _EVERY_TENANT = r"^ccaaus\.events\..*"
 
 
@@ -156,12 +163,18 @@ class GroupSettings(_Section):
 
 
 class SinkSettings(GroupSettings):
-    """analytics-sink: a Parquet file is closed at whichever bound comes first."""
+    """analytics-sink: a Parquet file is closed at whichever bound comes first. Compaction: see docs/landing.md."""
 
     group: str = "analytics-sink-group"
     flush_seconds: PositiveFloat = 10
     flush_rows: PositiveInt = 50_000
     flush_bytes: PositiveInt = 32 << 20
+    # Where the files go: an absolute path, or a URL that pyarrow knows. Empty: below data_dir.
+    landing: Annotated[str, AfterValidator(_path_or_url)] = ""
+    # A tenant's day with fewer rows shares a file with others.
+    compact_min_rows: PositiveInt = 10_000
+    # How long a file stays after compaction has replaced it: longer than any reader takes.
+    compact_grace_hours: PositiveFloat = 24
 
 
 class CrmSettings(GroupSettings):
@@ -173,8 +186,9 @@ class CrmSettings(GroupSettings):
     # Calls under way at once.
     concurrency: PositiveInt = 32
     timeout_seconds: PositiveFloat = 5
-    # After so long the part of a batch that succeeded is committed, and the rest is tried again later.
-    deadline_seconds: PositiveFloat = 20
+    # After so long the part of a batch that succeeded is committed, and the rest is tried again later. Bounded, since a
+    # member that does not poll for 5 min is out of its group.
+    deadline_seconds: Annotated[float, Field(gt=0, le=120)] = 20
 
 
 class WfmSettings(GroupSettings):
@@ -183,6 +197,12 @@ class WfmSettings(GroupSettings):
     group: str = "wfm-realtime-group"
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8107
+    # For so long a late event amends an interval; what is older is in the warehouse only.
+    keep_hours: PositiveFloat = 6
+    # A conversation of which nothing more is heard is no longer waiting or in progress.
+    longest_conversation_hours: PositiveFloat = 24
+    # Facts, status changes and intervals of a member's tenants in memory, some 300 bytes each; at it the oldest go.
+    max_rows: PositiveInt = 200_000
 
 
 class StateSettings(_Section):
@@ -347,8 +367,13 @@ class Settings(BaseSettings):
 
     @property
     def landing_dir(self) -> Path:
-        """Folder of the landing zone (Parquet)."""
+        """Folder of the landing zone (Parquet), unless ``sink.landing`` names another place."""
         return self.data_dir / "landing"
+
+    @property
+    def landing(self) -> str:
+        """Path or URL of the landing zone."""
+        return self.sink.landing or str(self.landing_dir)
 
     @property
     def state_url(self) -> str:

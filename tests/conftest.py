@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
 
@@ -14,11 +15,45 @@ from devstack.stack import LocalStack
 from streaming.settings import Settings
 from tests.processes import free_port
 
+# A file is one worker's (its tests share servers). The longest come first: at the end of a run only short ones are
+# left, which all workers finish together.
+_LONGEST = [
+    "tests/flows/test_on_a_server.py",
+    "tests/truth/test_consumers.py",
+    "tests/streaming/test_genesys_outages.py",
+    "tests/flows/test_promote_metadata_fields.py",
+    "tests/streaming/crm/test_members.py",
+    "tests/streaming/wfm/test_members.py",
+    "tests/streaming/crm/test_sync.py",
+    "tests/streaming/crm/test_crm_faults.py",
+    "tests/streaming/test_consumer.py",
+    "tests/streaming/sink/test_sink.py",
+    "tests/streaming/cxone/test_deferred.py",
+    "tests/streaming/test_cxone_path.py",
+    "tests/warehouse/test_load_intervals.py",
+    "tests/streaming/cxone/test_receiver.py",
+    "tests/streaming/cxone/test_reconcile.py",
+    "tests/warehouse/test_failed_events.py",
+    "tests/devstack/test_stack.py",
+    "tests/devstack/simulators/test_contacts.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the longest files to the front; the order within a file stays."""
+    rank = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """Kafka and schema registry."""
-    with LocalStack(tmp_path_factory.mktemp("stack")) as running:
+    with LocalStack(tmp_path_factory.mktemp("stack"), brief=True) as running:
         yield running
 
 

@@ -23,6 +23,8 @@ def read_all(platform: Platform, topic: str) -> list[Message]:
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
+            # A partition's end is known once a fetch found nothing for so long.
+            "fetch.wait.max.ms": 20,
         }
     )
     try:
@@ -32,7 +34,7 @@ def read_all(platform: Platform, topic: str) -> list[Message]:
         found: list[Message] = []
         deadline = time.monotonic() + 30
         while unread:
-            for message in consumer.consume(1000, 1.0):
+            for message in consumer.consume(1000, 0.05):
                 error = message.error()
                 if error is None:
                     found.append(message)

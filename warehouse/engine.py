@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 from streaming.errors import ConfigurationError
 from streaming.instants import HOUR_MS
 from streaming.settings import Settings
+from streaming.sink.store import Store, open_store
 from warehouse.errors import NoReadCopyError, WarehouseBusyError, WarehouseDownError, primary_message
 
 _ADVISORY_LOCK = 0x63636161  # "ccaa": any constant that no other program on that database uses
@@ -34,7 +35,8 @@ class Warehouse:
 
     Args:
         url: SQLAlchemy URL, ``duckdb:///path`` or ``postgresql://…``.
-        landing_dir: folder of the landing zone; files are below ``raw/``.
+        landing_dir: folder of the landing zone.
+        landing: its path or URL if it lies elsewhere, see :func:`streaming.sink.store.open_store`.
         interval_minutes: length of an interval: 15, 30 or 60.
         service_level_seconds: an answer after at most this wait is within the threshold.
         longest_status_hours: a status other than OFF_QUEUE lasts at most this long; an agent that is silent for longer
@@ -50,6 +52,7 @@ class Warehouse:
 
     url: str
     landing_dir: Path
+    landing: str = ""
     interval_minutes: int = 15
     service_level_seconds: int = 20
     longest_status_hours: int = 168
@@ -82,11 +85,17 @@ class Warehouse:
         return cls(
             url=settings.warehouse_url,
             landing_dir=settings.landing_dir,
+            landing=settings.landing,
             interval_minutes=settings.warehouse.interval_minutes,
             service_level_seconds=settings.warehouse.service_level_seconds,
             read_copy_seconds=settings.warehouse.read_copy_seconds,
             longest_status_hours=settings.warehouse.longest_status_hours,
         )
+
+    @property
+    def store(self) -> Store:
+        """The landing zone."""
+        return open_store(self.landing or str(self.landing_dir))
 
     @property
     def engine_url(self) -> sa.URL:

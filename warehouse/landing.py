@@ -6,21 +6,25 @@ loads.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 
-from streaming.sink.landing import SCHEMA
+from streaming.sink.landing import RAW, SCHEMA
+from streaming.sink.manifest import COMPACTED, newest_manifest
+from streaming.sink.store import Store
+from warehouse.windows import Window
 
 log = structlog.get_logger()
 
-_TEMPORARY = ".tmp-"
+QUARANTINE = "quarantine"
+"""Folder of files that can't be read."""
+
 # Rows without these can't be stored; every record has them, so a NULL means that the file is not the sink's.
 _REQUIRED = [name for name in SCHEMA.names if name != "_published_at"]
 
@@ -30,14 +34,12 @@ class LandingFile:
     """A file whose footer is readable.
 
     Attributes:
-        name: path below the landing folder, with ``/``.
-        path: the file.
+        name: in the store, with ``/``.
         rows: rows according to the footer.
         further: types of the columns beyond those of every file, by name: promoted fields, if the sink wrote it.
     """
 
     name: str
-    path: Path
     rows: int
     further: Mapping[str, pa.DataType] = field(default_factory=dict)
 
@@ -46,65 +48,100 @@ class BrokenFileError(Exception):
     """A landing file is truncated, corrupted or of another shape."""
 
 
-def list_files(landing_dir: Path, known: set[str]) -> list[tuple[str, Path]]:
-    """Files not in ``known``, in the order of writing (the time in their names), temporary ones left out.
+def list_files(store: Store, known: set[str], window: Window | None = None) -> list[str]:
+    """Names of the files that make up the landing zone: compacted ones, then raw ones in the order of writing.
 
     The order decides nothing but which of two different rows with one id stays; within a partition it is that of
     offsets.
+
+    Args:
+        store: the landing zone.
+        known: names to leave out.
+        window: leaves out those that certainly have no event of it.
+
+    Raises:
+        OSError: the disk does not answer.
+        ServiceUnavailableError: a remote store does not answer.
     """
-    found = [
-        (path.relative_to(landing_dir).as_posix(), path)
-        for path in landing_dir.glob("raw/dt=*/*.parquet")
-        if not path.name.startswith(_TEMPORARY)
+    manifest = newest_manifest(store)
+    there = {entry.name for entry in store.entries(COMPACTED)} if manifest.files else set()
+    compacted = [
+        file.name
+        for file in manifest.files
+        if file.name in there
+        and (window is None or (file.first_ms < window.end_ms and file.last_ms >= window.start_ms))
     ]
-    return sorted((item for item in found if item[0] not in known), key=lambda item: (_written(item[1]), item[0]))
+    raw = [
+        entry.name
+        for entry in store.entries(RAW)
+        if entry.name.endswith(".parquet") and entry.name not in manifest.covered
+    ]
+    named = sorted(compacted, key=lambda name: PurePosixPath(name).name) + sorted(
+        raw, key=lambda name: (_written(name), name)
+    )
+    return [name for name in named if name not in known]
 
 
-def _written(path: Path) -> int:
+def _written(name: str) -> int:
     """Epoch ms in ``<slot>-<epoch_ms>-<uuid>.parquet``; 0 if the name is another."""
-    number = path.stem.rsplit("-", 2)[-2:][0]
+    number = PurePosixPath(name).stem.rsplit("-", 2)[-2:][0]
     return int(number) if number.isdecimal() else 0
 
 
-def inspect(name: str, path: Path) -> LandingFile:
+def inspect(store: Store, name: str) -> LandingFile:
     """Read the footer.
 
     Raises:
         BrokenFileError: it is truncated or has other columns.
         OSError: the disk does not answer; the file may be good.
+        ServiceUnavailableError: as OSError, of a remote store.
     """
     try:
-        metadata = pq.read_metadata(path)
+        with store.open(name) as file:
+            metadata = pq.read_metadata(file)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        # Arrow tells neither a broken file nor a remote store that went away by an errno: with the whole content here
+        # it is the file.
+        content = store.read(name)
+        try:
+            metadata = pq.read_metadata(pa.BufferReader(content))
+        except (pa.ArrowException, OSError) as broken:
+            raise BrokenFileError(str(broken)) from broken
+    try:
         schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError) as error:
-        raise _classified(error, path) from error
+        raise BrokenFileError(str(error)) from error
     for column in SCHEMA:
         position = schema.get_field_index(column.name)
         if position < 0 or not schema.field(position).type.equals(column.type):
             msg = f"column {column.name} is missing or not {column.type}"
             raise BrokenFileError(msg)
     further = {column.name: column.type for column in schema if column.name not in SCHEMA.names}
-    return LandingFile(name, path, int(metadata.num_rows), further)
+    return LandingFile(name, int(metadata.num_rows), further)
 
 
-def read_through(file: LandingFile) -> None:
+def read_through(store: Store, file: LandingFile) -> None:
     """Read every page, a row group at a time.
 
     Raises:
         BrokenFileError: a page is corrupted or a required value is NULL.
         OSError: the disk does not answer; the file may be good.
+        ServiceUnavailableError: as OSError, of a remote store.
     """
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            for group in range(parquet.num_row_groups):
-                table = parquet.read_row_group(group)
-                table.validate(full=True)
-                for name in _REQUIRED:
-                    if pc.sum(table[name].is_null()).as_py():
-                        msg = f"column {name} has NULLs"
-                        raise BrokenFileError(msg)
-    except (pa.ArrowException, OSError) as error:
-        raise _classified(error, file.path) from error
+    with store.here([file.name]) as (path,):
+        try:
+            with pq.ParquetFile(path) as parquet:
+                for group in range(parquet.num_row_groups):
+                    table = parquet.read_row_group(group)
+                    table.validate(full=True)
+                    for name in _REQUIRED:
+                        if pc.sum(table[name].is_null()).as_py():
+                            msg = f"column {name} has NULLs"
+                            raise BrokenFileError(msg)
+        except (pa.ArrowException, OSError) as error:
+            raise _classified(error, path) from error
 
 
 def _classified(error: Exception, path: Path) -> Exception:
@@ -114,25 +151,26 @@ def _classified(error: Exception, path: Path) -> Exception:
     return BrokenFileError(str(error))
 
 
-def quarantine(landing_dir: Path, name: str, reason: str) -> str:
+def quarantine(store: Store, name: str, reason: str) -> str:
     """Move a broken file to ``quarantine/`` and write its reason beside it.
 
     Returns:
-        Its new path below the landing folder.
+        Its new name.
 
     Raises:
         OSError: it can't be moved.
+        ServiceUnavailableError: as OSError, of a remote store.
     """
-    target = landing_dir / "quarantine" / Path(name).relative_to("raw")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = f"{QUARANTINE}/{name.removeprefix(f'{RAW}/')}"
     try:
-        (landing_dir / name).rename(target)
-    except OSError as error:
-        if error.errno != errno.ENOENT or not target.exists():  # another load may have moved it
+        store.move(name, target)
+    except FileNotFoundError:
+        if not any(entry.name == target for entry in store.entries(QUARANTINE)):  # another load may have moved it
             raise
-    target.with_name(target.name + ".reason.txt").write_text(reason + "\n", encoding="utf-8")
-    log.error("landing file set aside", file=name, moved_to=str(target), reason=reason)
-    return target.relative_to(landing_dir).as_posix()
+    with store.create(f"{target}.reason.txt") as file:
+        file.write(f"{reason}\n".encode())
+    log.error("landing file set aside", file=name, moved_to=target, reason=reason)
+    return target
 
 
 def batches(files: Iterable[LandingFile], max_rows: int, max_files: int) -> Iterator[Sequence[LandingFile]]:

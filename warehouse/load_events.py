@@ -80,7 +80,7 @@ def load_events_window(
         QualityError: a hard rule was broken; the batch was undone.
     """
     with writer(warehouse) as connection:
-        files, quarantined = _inspected(connection, warehouse, landing.list_files(warehouse.landing_dir, set()))
+        files, quarantined = _inspected(connection, warehouse, landing.list_files(warehouse.store, set(), window))
         rows = read = taken = 0
         load_ids: list[int] = []
         for batch in landing.batches(files, batch_rows, BATCH_FILES):
@@ -144,17 +144,17 @@ def _new_files(connection: sa.Connection, warehouse: Warehouse) -> tuple[list[La
     loaded = sa.select(files.name).where(files.status == "loaded")
     known = set(connection.execute(loaded).scalars())
     connection.commit()
-    return _inspected(connection, warehouse, landing.list_files(warehouse.landing_dir, known))
+    return _inspected(connection, warehouse, landing.list_files(warehouse.store, known))
 
 
 def _inspected(
-    connection: sa.Connection, warehouse: Warehouse, found: Sequence[tuple[str, object]]
+    connection: sa.Connection, warehouse: Warehouse, found: Sequence[str]
 ) -> tuple[list[LandingFile], list[str]]:
     files: list[LandingFile] = []
     broken: list[str] = []
-    for name, _ in found:
+    for name in found:
         try:
-            files.append(landing.inspect(name, warehouse.landing_dir / name))
+            files.append(landing.inspect(warehouse.store, name))
         except BrokenFileError as error:
             broken.append(_set_aside(connection, warehouse, name, str(error)))
     return files, broken
@@ -191,7 +191,7 @@ def _sorted_out(
     broken: list[str] = []
     for file in batch:
         try:
-            landing.read_through(file)
+            landing.read_through(warehouse.store, file)
         except BrokenFileError as error:
             broken.append(_set_aside(connection, warehouse, file.name, str(error)))
         else:
@@ -200,7 +200,7 @@ def _sorted_out(
 
 
 def _set_aside(connection: sa.Connection, warehouse: Warehouse, name: str, reason: str) -> str:
-    moved = landing.quarantine(warehouse.landing_dir, name, reason)
+    moved = landing.quarantine(warehouse.store, name, reason)
     with connection.begin():
         connection.execute(sa.delete(tables.landed_files).where(tables.landed_files.c.name == name))
         connection.execute(

@@ -51,13 +51,14 @@ def stage(
     staged = scratch.staged_with(columns(fields))
     scratch.renew(connection, staged)
     low, high = bounds or (-(2**63), 2**63 - 1)
-    values = {"files": [str(file.path) for file in files], "low": low, "high": high}
     select = _select(fields, {field.name for field in fields if _is_typed(field, files)})
     try:
-        if connection.dialect.name == "duckdb":
-            connection.execute(sa.insert(staged).from_select(staged.c.keys(), select), values)
-        else:
-            _copy(connection, warehouse, select, values)
+        with warehouse.store.here([file.name for file in files]) as paths:
+            values = {"files": [str(path) for path in paths], "low": low, "high": high}
+            if connection.dialect.name == "duckdb":
+                connection.execute(sa.insert(staged).from_select(staged.c.keys(), select), values)
+            else:
+                _copy(connection, warehouse, select, values)
     except (sa.exc.DBAPIError, duckdb.Error, pa.ArrowException, psycopg.Error, OSError) as error:
         msg = f"{len(files)} landing files could not be staged: {type(error).__name__}: {primary_message(error)}"
         raise StagingError(msg) from None  # a trace would show the row that the cause holds

@@ -46,7 +46,8 @@ def run_member(
         registry = Registry(settings.registry)
         engine = when_available("state database", lambda: open_state(settings.state_url), stop, progress)
         ttl = settings.state.lease_ttl_seconds
-        keeper = LeaseKeeper(engine, [f"slot/{slot}" for slot in slots], ttl=ttl, at_most=1)
+        # The partitions of a killed member wait for its slot's next holder, not for the session's timeout.
+        keeper = LeaseKeeper(engine, [f"slot/{slot}" for slot in slots], ttl=ttl, at_most=1, inherits=True)
         publisher = Publisher(settings, encoder, consumption.name)
         keeper.start()
         try:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import IO, NamedTuple
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
-from schemas.promoted import KEY_ATTRIBUTE, FieldType, PromotedField
+from schemas.columns import ARROW, EVENT
+from schemas.promoted import KEY_ATTRIBUTE, PromotedField
+from streaming.sink.manifest import newest_manifest
+from streaming.sink.store import Store
 
 log = structlog.get_logger()
+
+RAW = "raw"
+"""Folder of what the sink writes: ``raw/dt=<day of writing>/<slot>-<epoch ms>-<uuid>.parquet``."""
 
 OFFSETS_KEY = b"ccaas.offsets"
 """File metadata: JSON ``{topic: {partition: [first, last]}}``."""
@@ -24,119 +30,110 @@ OFFSETS_KEY = b"ccaas.offsets"
 CLUSTER_KEY = b"ccaas.cluster"
 """File metadata: id of the Kafka cluster."""
 
-_TEXT_MAP = pa.map_(pa.string(), pa.string())
 SCHEMA = pa.schema(
     [
         ("_topic", pa.string()),
         ("_partition", pa.int32()),
         ("_offset", pa.int64()),
         ("_published_at", pa.int64()),  # Kafka's record time, epoch ms
-        ("event_id", pa.string()),
-        ("vendor", pa.string()),
-        ("tenant_id", pa.string()),
-        ("timestamp", pa.int64()),  # the vendor's time, epoch ms
-        ("event_type", pa.string()),
-        ("payload", _TEXT_MAP),
-        ("metadata", _TEXT_MAP),
+        *EVENT,
     ]
 )
 """Columns of every file. Behind them comes one for each promoted field, see :func:`promoted_column`."""
 
-_ARROW: dict[FieldType, pa.DataType] = {
-    "long": pa.int64(),
-    "double": pa.float64(),
-    "boolean": pa.bool_(),
-    "string": pa.string(),
-}
+# Few distinct values, so a dictionary pays; ids and times are all different.
+_DICTIONARY_COLUMNS = ["_topic", "vendor", "tenant_id", "event_type"]
 
-Offsets = dict[str, dict[int, tuple[int, int]]]
+Offsets = Mapping[str, Mapping[int, tuple[int, int]]]
+"""First and last offset by topic and partition."""
 
-_TEMPORARY = ".tmp-"
 # Longer than the longest retention of a topic (7 days).
 _RETENTION = timedelta(days=14)
+_READERS = 16
 
 
 def promoted_column(field: PromotedField) -> pa.Field:
     """The column of a promoted field; its metadata has the key that it mirrors (``ccaas.metadata_key``)."""
-    return pa.field(field.name, _ARROW[field.type], metadata={KEY_ATTRIBUTE: field.key})
+    return pa.field(field.name, ARROW[field.type], metadata={KEY_ATTRIBUTE: field.key})
 
 
 class LandingZone:
-    """The folder of landing files, as the sink uses it.
+    """The landing files, as the sink writes them.
 
     Args:
-        folder: ``settings.landing_dir``.
+        store: Where they lie.
         cluster: Id of the Kafka cluster: offsets of another one mean nothing here.
     """
 
-    def __init__(self, folder: Path, cluster: str) -> None:
-        self._cluster = cluster.encode()
-        self._raw = folder / "raw"
-        self._raw.mkdir(parents=True, exist_ok=True)
+    def __init__(self, store: Store, cluster: str) -> None:
+        self._store = store
+        self._cluster = cluster
         self._seen: set[str] = set()
         self._landed: dict[tuple[str, int], int] = {}
 
-    def write(
-        self,
-        columns: Mapping[str, list[object]],
-        offsets: Offsets,
-        slot: str,
-        promoted: Sequence[PromotedField] = (),
-    ) -> Path:
-        """Write one file: temporary name, fsync, atomic rename, fsync of the folder. Then it counts as landed.
+    def write(self, layout: pa.Schema, tables: Iterable[pa.Table], offsets: Offsets, slot: str) -> str:
+        """Write one file; when this returns it has landed, durably. If it raises, nothing has.
 
         Args:
-            columns: A list for each column of SCHEMA, and for each promoted field.
-            offsets: First and last offset by topic and partition.
+            layout: Columns of SCHEMA, and of promoted fields.
+            tables: Rows; each table is a row group.
+            offsets: What the rows hold.
             slot: Member that writes, part of the file's name.
-            promoted: Promoted fields that have a column.
+
+        Returns:
+            The file's name.
 
         Raises:
-            OSError: the disk is full or broken; nothing landed.
+            OSError: the disk is full or broken.
+            ServiceUnavailableError: a remote store does not answer.
         """
         ranges = {topic: {str(number): span for number, span in parts.items()} for topic, parts in offsets.items()}
-        layout = pa.schema([*SCHEMA, *map(promoted_column, promoted)])
-        schema = layout.with_metadata({OFFSETS_KEY: orjson.dumps(ranges), CLUSTER_KEY: self._cluster})
-        table = pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
-        now = datetime.now(UTC)
-        folder = self._raw / f"dt={now:%Y-%m-%d}"
-        folder.mkdir(exist_ok=True)
-        name = f"{slot}-{time.time_ns() // 1_000_000}-{uuid.uuid4().hex}.parquet"
-        temporary, final = folder / f"{_TEMPORARY}{name}", folder / name
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(final)
-        _sync_folder(folder)
+        metadata = {OFFSETS_KEY: orjson.dumps(ranges), CLUSTER_KEY: self._cluster.encode()}
+        name = f"{RAW}/dt={datetime.now(UTC):%Y-%m-%d}/{slot}-{time.time_ns() // 1_000_000}-{uuid.uuid4().hex}.parquet"
+        with self._store.create(name) as file, parquet_writer(file, layout.with_metadata(metadata)) as writer:
+            for table in tables:
+                writer.write_table(table)
         self._note(offsets)
-        self._seen.add(str(final))
-        return final
+        self._seen.add(name)
+        return name
 
     def landed(self, topic: str, partition: int) -> int | None:
         """Last offset of a partition in any landing file, None if there is none. After :meth:`scan`."""
         return self._landed.get((topic, partition))
 
     def scan(self) -> None:
-        """Read the offsets of files that other members, or an earlier life of this one, wrote."""
+        """Read the offsets of files that other members, or an earlier life of this one, wrote.
+
+        Raises:
+            ServiceUnavailableError: a remote store does not answer.
+        """
         # Only what Kafka may still hold matters: older folders are not read again and again.
-        oldest = f"dt={datetime.now(UTC) - _RETENTION:%Y-%m-%d}"
-        for path in self._raw.glob("dt=*/*.parquet"):
-            if path.parent.name < oldest or path.name.startswith(_TEMPORARY) or str(path) in self._seen:
-                continue
-            try:
-                metadata = pq.read_metadata(path).metadata or {}
-                if metadata.get(CLUSTER_KEY) == self._cluster:
-                    self._note(_parse(metadata[OFFSETS_KEY]))
-            except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-                log.error("landing file is unreadable; the load sets it aside", file=str(path), error=str(error))
-            self._seen.add(str(path))
+        oldest = f"{RAW}/dt={datetime.now(UTC) - _RETENTION:%Y-%m-%d}"
+        manifest = newest_manifest(self._store)
+        for topic, partitions in manifest.offsets.get(self._cluster, {}).items():
+            self._note({topic: {number: (last, last) for number, last in partitions.items()}})
+        names = {name for name, _, _ in self._store.entries(RAW) if name >= oldest and name.endswith(".parquet")}
+        self._seen &= names
+        new = names - self._seen - manifest.covered.keys()
+        # Of a remote store each takes a round trip or two, and a rebalance waits for all.
+        with ThreadPoolExecutor(_READERS) as readers:
+            for offsets in readers.map(self._offsets_of, new):
+                self._note(offsets)
+        self._seen |= new
 
     def remove_orphans(self, slot: str) -> None:
         """Delete temporary files that an earlier holder of this slot left when it was killed."""
-        for path in self._raw.glob(f"dt=*/{_TEMPORARY}{slot}-*"):
-            path.unlink(missing_ok=True)
-            log.info("orphaned temporary file deleted", file=str(path))
+        self._store.remove_orphans(RAW, f"{slot}-")
+
+    def _offsets_of(self, name: str) -> Offsets:
+        try:
+            read = footer(self._store, name)
+        except FileNotFoundError:  # compacted since, or set aside
+            return {}
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+            log.error("landing file is unreadable; the load sets it aside", file=name, error=str(error))
+            return {}
+        return read.offsets if read.cluster == self._cluster else {}
 
     def _note(self, offsets: Offsets) -> None:
         for topic, partitions in offsets.items():
@@ -145,22 +142,34 @@ class LandingZone:
                 self._landed[key] = max(last, self._landed.get(key, -1))
 
 
-# Few distinct values, so a dictionary pays; ids and times are all different.
-_DICTIONARY_COLUMNS = ["_topic", "vendor", "tenant_id", "event_type"]
+def parquet_writer(file: IO[bytes], layout: pa.Schema) -> pq.ParquetWriter:
+    """A writer of landing files, compressed."""
+    return pq.ParquetWriter(file, layout, compression="zstd", use_dictionary=_DICTIONARY_COLUMNS)
 
 
-def _parse(raw: bytes) -> Offsets:
-    document = orjson.loads(raw)
-    return {
+class Footer(NamedTuple):
+    """What a landing file says of itself."""
+
+    cluster: str
+    offsets: Offsets
+    rows: int
+    schema: pa.Schema
+
+
+def footer(store: Store, name: str) -> Footer:
+    """Read the end of a landing file.
+
+    Raises:
+        OSError: it can't be read, or is no Parquet file.
+        KeyError: the sink did not write it.
+        ValueError: as KeyError, or Parquet of another kind.
+        ServiceUnavailableError: a remote store does not answer.
+    """
+    with store.open(name) as file:
+        read = pq.read_metadata(file)
+    metadata = read.metadata or {}
+    offsets = {
         topic: {int(number): (int(span[0]), int(span[1])) for number, span in partitions.items()}
-        for topic, partitions in document.items()
+        for topic, partitions in orjson.loads(metadata[OFFSETS_KEY]).items()
     }
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is durable only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return Footer(metadata[CLUSTER_KEY].decode(), offsets, int(read.num_rows), read.schema.to_arrow_schema())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -10,19 +11,28 @@ import structlog
 from confluent_kafka import Message
 from prometheus_client import Counter, Gauge
 
+from schemas.columns import ColumnDecoder
 from streaming.consumer.member import DRAIN_S, Member
 from streaming.consumer.service import run_member
 from streaming.consumer.work import Consumption, Partition
-from streaming.errors import BadEventError
+from streaming.errors import ServiceUnavailableError
 from streaming.settings import Settings
 from streaming.sink.buffer import Buffer
+from streaming.sink.frugal import keep_out_pandas
 from streaming.sink.landing import LandingZone
+from streaming.sink.store import open_store
 
 log = structlog.get_logger()
 
 landed_rows = Counter("ccaas_sink_rows_landed", "Events in landing files")
 landed_files = Counter("ccaas_sink_files_landed", "Landing files")
 buffered_rows = Gauge("ccaas_sink_rows_buffered", "Events waiting for the next file")
+refused_files = Counter("ccaas_sink_files_refused", "Attempts to write a file that the landing zone did not take")
+
+_FIRST_RETRY_S = 0.5
+_LONGEST_RETRY_S = 30.0
+# Partitions are held for longer than until the next attempt, which may fail too.
+_HOLD_S = 2 * _LONGEST_RETRY_S
 
 
 class SinkWork:
@@ -30,7 +40,7 @@ class SinkWork:
 
     At least once, in this order: 1. read, 2. buffer, 3. dead letters acknowledged, 4. file (fsync, rename), 5. commit.
     A crash between 4 and 5 leaves a file whose offsets are not committed: on assignment the member seeks past what has
-    landed.
+    landed. While the landing zone takes no file, the buffer is kept, nothing more is read, and it is tried again.
 
     Args:
         member: The runtime's.
@@ -39,16 +49,27 @@ class SinkWork:
     def __init__(self, member: Member) -> None:
         self._member = member
         self._sink = member.settings.sink
+        self._columns = ColumnDecoder(member.decoder)
         self._buffer = Buffer()
         self._flush_due = time.monotonic() + self._sink.flush_seconds
-        self._zone = LandingZone(member.settings.landing_dir, member.cluster_id())
+        self._retry_s = 0.0
+        self._held: set[Partition] = set()
+        self._zone = LandingZone(open_store(member.settings.landing), member.cluster_id())
         self._zone.remove_orphans(member.slot)
 
     def first_offsets(
         self, partitions: Sequence[Partition], committed: Mapping[Partition, int]
     ) -> Mapping[Partition, int]:
-        """max(committed, landed + 1)."""
-        self._zone.scan()
+        """max(committed, landed + 1).
+
+        Raises:
+            ServiceUnavailableError: the landing zone can't be read.
+        """
+        try:
+            self._zone.scan()
+        except OSError as error:
+            msg = f"the landing zone can't be read: {error}"
+            raise ServiceUnavailableError(msg) from None
         first = {}
         for partition in partitions:
             landed = self._zone.landed(*partition)
@@ -60,63 +81,91 @@ class SinkWork:
 
     def take(self, messages: list[Message]) -> None:
         """Buffer records; those that can't be decoded become dead letters."""
-        member, buffer = self._member, self._buffer
-        for message in messages:
-            try:
-                event = member.decode(message)
-            except BadEventError as error:
-                member.dead_letter(message, error)
-            else:
-                if member.decoder.promoted is not buffer.promoted:  # a newer schema came
-                    buffer.promote(member.decoder.promoted)
-                buffer.add(message, event)
-            buffer.pass_over(message)
+        values = [message.value() for message in messages]
+        decoded = self._member.with_registry(lambda: self._columns.decode(values))
+        for position, error in decoded.bad:
+            self._member.dead_letter(messages[position], error)
+        self._buffer.add(messages, decoded)
 
     def tick(self) -> None:
-        """Flush if a bound is reached.
+        """Flush if a bound is reached, or, after a file was refused, if the time has come to try again.
 
         Raises:
             ServiceUnavailableError: Kafka does not take dead letters.
-            OSError: the landing zone can't be written.
         """
         sink, buffer = self._sink, self._buffer
-        buffered_rows.set(len(buffer))
-        full = len(buffer) >= sink.flush_rows or buffer.bytes >= sink.flush_bytes
-        if full or (time.monotonic() >= self._flush_due and buffer.next_offsets):
+        buffered_rows.set(buffer.rows)
+        due = time.monotonic() >= self._flush_due
+        if self._retry_s:
+            self._hold()
+        elif buffer.rows >= sink.flush_rows or buffer.bytes >= sink.flush_bytes:
+            due = True
+        if due:
             self.settle(time.monotonic() + DRAIN_S)
 
     def settle(self, deadline: float) -> None:
-        """Steps 3 to 5 of the class's order.
+        """Steps 3 to 5 of the class's order. What the landing zone does not take stays, and is not committed.
 
         Raises:
             ServiceUnavailableError: dead letters are not acknowledged; nothing landed, nothing is committed.
-            OSError: the landing zone can't be written.
         """
-        member = self._member
-        buffer, self._buffer = self._buffer, Buffer(member.decoder.promoted)
+        member, buffer = self._member, self._buffer
+        if buffer.spans:
+            member.settle_dead_letters(deadline)
+            if buffer.rows and not self._land(buffer):
+                return
+            # Landed but not committed: whoever has the partitions then begins behind it.
+            member.commit({partition: last + 1 for partition, (_, last) in buffer.spans.items()})
+            self._buffer = Buffer()
         self._flush_due = time.monotonic() + self._sink.flush_seconds
-        if not buffer.next_offsets:
-            return
-        member.settle_dead_letters(deadline)
-        if len(buffer):
-            path = self._zone.write(buffer.columns, buffer.offsets, member.slot, buffer.promoted)
-            landed_rows.inc(len(buffer))
-            landed_files.inc()
-            log.info("landed", rows=len(buffer), file=path.name)
-        # Landed but not committed: whoever has the partitions then begins behind it.
-        member.commit(buffer.next_offsets)
+        if self._retry_s:
+            self._retry_s = 0.0
+            self._release()
 
     def forget(self, partitions: Collection[Partition]) -> None:
         """Rows of lost partitions are read again by their new owner."""
         self._buffer.drop(partitions)
+        self._held.difference_update(partitions)
 
     def close(self) -> None:
         """Nothing to let go of."""
 
+    def _land(self, buffer: Buffer) -> bool:
+        layout, tables = buffer.tables(self._member.decoder.promoted)
+        offsets: dict[str, dict[int, tuple[int, int]]] = {}
+        for (topic, number), span in buffer.spans.items():
+            offsets.setdefault(topic, {})[number] = span
+        try:
+            name = self._zone.write(layout, tables, offsets, self._member.slot)
+        except (OSError, ServiceUnavailableError) as error:
+            refused_files.inc()
+            self._retry_s = min(_LONGEST_RETRY_S, 2 * self._retry_s or _FIRST_RETRY_S)
+            wait = self._retry_s * random.uniform(0.5, 1)
+            self._flush_due = time.monotonic() + wait
+            log.error("the landing zone takes no file; nothing more is read until it does",
+                      rows=buffer.rows, error=str(error), again_in_s=round(wait, 1))  # fmt: skip
+            self._held.clear()
+            self._hold()
+            return False
+        landed_rows.inc(buffer.rows)
+        landed_files.inc()
+        log.info("landed", rows=buffer.rows, file=name)
+        return True
+
+    def _hold(self) -> None:
+        """Read no partition, those that came since among them."""
+        fresh = self._member.assigned - self._held
+        if fresh:
+            self._member.hold(fresh, _HOLD_S)
+            self._held |= fresh
+
+    def _release(self) -> None:
+        self._member.hold(self._held, 0)
+        self._held.clear()
+
 
 def run_sink(settings: Settings, stop: threading.Event) -> None:
     """analytics-sink as a service; raises as :func:`streaming.consumer.service.run_member`."""
-    consumption = Consumption(
-        "analytics-sink", settings.sink, settings.health.analytics_sink, poll_records=2_000, gather_s=0.1
-    )  # fmt: skip
+    keep_out_pandas()
+    consumption = Consumption("sink", settings.sink, settings.health.analytics_sink, poll_records=2_000, gather_s=0.1)
     run_member(settings, consumption, SinkWork, stop)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from schemas.canonical import AVRO_DIR, latest_schema, schema_versions
 from schemas.promoted import promoted_fields
 from schemas.registry import Registry
 from tests.conftest import Platform
+from tests.flows.flow_process import start_flow
 from tests.processes import until
 from tests.warehouse.month import AS_OF, MOOD, SCORE, land_month, register_and_drop_score
 from warehouse.engine import Warehouse, reader
@@ -31,14 +30,6 @@ from warehouse.schema import open_warehouse
 
 pytestmark = pytest.mark.timeout(300)
 
-_RUN = """
-import json, sys
-from pathlib import Path
-from flows.promote_metadata_fields import promote_metadata_fields as flow
-name, parameters, result = sys.argv[1:]
-Path(result).write_text(json.dumps(flow.with_options(flow_run_name=name)(**json.loads(parameters))))
-"""
-
 
 class Run:
     """A flow run."""
@@ -46,13 +37,14 @@ class Run:
     def __init__(self, house: House, name: str, parameters: dict[str, Any]) -> None:
         self._http, self._name = house.http, name
         self._log, self._result = (house.platform.folder / f"{name}.{suffix}" for suffix in ("log", "json"))
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, name, json.dumps(parameters), self._result],
-                env=house.prefect.environment() | {"CCAAS_CONFIG": str(house.platform.config)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self.process = start_flow(
+            "flows.promote_metadata_fields.promote_metadata_fields",
+            name,
+            parameters,
+            environment=house.prefect.environment() | {"CCAAS_CONFIG": str(house.platform.config)},
+            log=self._log,
+            result=self._result,
+        )
 
     @property
     def id(self) -> str:
@@ -65,7 +57,7 @@ class Run:
     def wait_for(self, state: str) -> None:
         def is_there() -> bool:
             found = self.state()
-            assert found == state or self.process.poll() is None, f"{found}: {self._log.read_text()[-3000:]}"
+            assert found == state or self.process.is_alive(), f"{found}: {self._log.read_text()[-3000:]}"
             return found == state
 
         until(is_there, 120, f"the run is {state}")
@@ -79,13 +71,15 @@ class Run:
 
     def result(self) -> list[str]:
         """What the flow gave back."""
-        assert self.process.wait(200) == 0, self._log.read_text()[-3000:]
+        self.process.join(200)
+        assert self.process.exitcode == 0, self._log.read_text()[-3000:]
         assert self.state() == "COMPLETED"
         return list(json.loads(self._result.read_text()))
 
     def failure(self) -> str:
         """Why it failed, as people read it."""
-        assert self.process.wait(200) == 1
+        self.process.join(200)
+        assert self.process.exitcode == 1
         assert self.state() == "FAILED"
         return str(self._seen()["state"]["message"])
 
@@ -119,7 +113,7 @@ class House:
     def close(self) -> None:
         for run in self._runs:
             run.process.kill()
-            run.process.wait()
+            run.process.join()
         self.registry.close()
 
     def versions(self) -> list[set[str]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 
-import httpx
 import pytest
 
 from schemas.canonical import RECOVERED_KEY
 from tests.conftest import Platform
 from tests.kafka import read_all
-from tests.processes import until
+from tests.processes import HTTP, until
 from tests.streaming.genesys.simulator import genesys_path
 
 
@@ -45,7 +44,7 @@ def test_rest_is_polled_for_as_long_as_the_outage_lasts(platform: Platform) -> N
             happened = path.played()
             until(lambda happened=happened: len(path.ids()) >= happened, 20, "REST is polled again")  # type: ignore[misc]
             until(lambda happened=happened: path.played() > happened + 20, 20, "more events")  # type: ignore[misc]
-        assert httpx.get(path.ingest.health + "/readyz").status_code == 200
+        assert HTTP.get(path.ingest.health + "/readyz").status_code == 200
 
 
 def test_the_gap_of_a_forgotten_cursor_is_filled_by_rest(platform: Platform) -> None:

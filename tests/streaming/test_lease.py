@@ -36,8 +36,8 @@ def until(condition: Callable[[], object], seconds: float = 6.0) -> None:
         time.sleep(0.02)
 
 
-def keeper(engine: sa.Engine, *names: str, at_most: int | None = None) -> LeaseKeeper:
-    made = LeaseKeeper(engine, names, ttl=TTL, at_most=at_most)
+def keeper(engine: sa.Engine, *names: str, at_most: int | None = None, inherits: bool = False) -> LeaseKeeper:
+    made = LeaseKeeper(engine, names, ttl=TTL, at_most=at_most, inherits=inherits)
     made.start()
     return made
 
@@ -71,6 +71,22 @@ def test_members_get_different_slots_and_one_too_many_stands_by(engine: sa.Engin
     held = [name for member in members for name in member.held()]
     assert sorted(held) == ["slot/0", "slot/1"]
     for member in members:
+        member.close()
+
+
+def test_the_slot_of_a_killed_member_goes_before_one_that_nobody_had(engine: sa.Engine) -> None:
+    slots = [f"slot/{number}" for number in range(4)]
+    first = keeper(engine, *slots, at_most=1, inherits=True)
+    until(lambda: first.held() == {"slot/0": 1})
+    second = keeper(engine, *slots, at_most=1, inherits=True)
+    until(lambda: second.held() == {"slot/1": 1})
+    first._stop.set()  # as a killed process
+    third = keeper(engine, *slots, at_most=1, inherits=True)
+    until(lambda: third.held() == {"slot/0": 2})
+    fourth = keeper(engine, *slots, at_most=1, inherits=True)
+    until(lambda: fourth.held() == {"slot/2": 1})
+    assert (second.held(), third.held()) == ({"slot/1": 1}, {"slot/0": 2})
+    for member in (second, third, fourth):
         member.close()
 
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -32,7 +31,7 @@ from streaming.errors import ConfigurationError
 from streaming.reprocess.fixups import FixUps
 from streaming.reprocess.replays import Outcome
 from streaming.reprocess.run import Order, reprocess
-from tests.processes import until
+from tests.processes import HTTP, until
 from tests.replaying import Replaying, replaying
 from tests.truth.test_disturbed import contents
 from tests.truth.test_replay import assert_equals_the_truth, small_trace
@@ -148,7 +147,7 @@ def promoted_in_use(running: Replaying) -> dict[str, int]:
     ports = running.replay.ports
     found = {}
     for name, port in (("genesys-ingest", ports.genesys_ingest), ("cxone-publisher", ports.cxone_publisher)):
-        lines = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text.splitlines()
+        lines = HTTP.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
         (line,) = (text for text in lines if text.startswith("ccaas_schema_promoted_fields "))
         found[name] = int(float(line.rpartition(" ")[2]))
     return found

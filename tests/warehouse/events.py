@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import sqlalchemy as sa
 
 from schemas.canonical import EventType, event_id
 from streaming.instants import to_ms
 from streaming.sink.landing import SCHEMA, LandingZone
+from streaming.sink.store import LocalStore
 from warehouse.engine import Warehouse, writer
 
 TOPIC = "ccaaus.events.genesys.bank-north"
@@ -101,7 +103,8 @@ def land(landing_dir: Path, *events: Event) -> Path:
     for row in rows:
         first, last = offsets.setdefault(TOPIC, {}).get(row["_partition"], (row["_offset"], row["_offset"]))
         offsets[TOPIC][row["_partition"]] = (min(first, row["_offset"]), max(last, row["_offset"]))
-    return LandingZone(landing_dir, "test").write(columns, offsets, "0")
+    table_ = pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+    return landing_dir / LandingZone(LocalStore(landing_dir), "test").write(SCHEMA, [table_], offsets, "0")
 
 
 def numbered(events: list[Event]) -> list[Event]:
@@ -125,9 +128,8 @@ _KEYS = {
 
 def table(warehouse: Warehouse, name: str) -> list[dict[str, Any]]:
     """Rows of a table by key, without what depends on arrival."""
-    with writer(warehouse) as connection:
-        rows = connection.execute(sa.text(f"SELECT * FROM {name} ORDER BY {_KEYS[name]}")).mappings().all()
-        return [{key: value for key, value in row.items() if key not in _ARRIVAL} for row in rows]
+    (rows,) = _tables(warehouse, name).values()
+    return rows
 
 
 def frame(warehouse: Warehouse, name: str) -> pd.DataFrame:
@@ -136,7 +138,16 @@ def frame(warehouse: Warehouse, name: str) -> pd.DataFrame:
 
 def everything(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
     """All data, none of the bookkeeping."""
-    return {name: table(warehouse, name) for name in ("events", "conversations", "queue_intervals", "agent_intervals")}
+    return _tables(warehouse, "events", "conversations", "queue_intervals", "agent_intervals")
+
+
+def _tables(warehouse: Warehouse, *names: str) -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    with writer(warehouse) as connection:  # one for all: opening a DuckDB file takes 25 ms of CPU
+        for name in names:
+            rows = connection.execute(sa.text(f"SELECT * FROM {name} ORDER BY {_KEYS[name]}")).mappings().all()
+            found[name] = [{key: value for key, value in row.items() if key not in _ARRIVAL} for row in rows]
+    return found
 
 
 def cells(warehouse: Warehouse, name: str, key: str) -> dict[tuple[str, str], dict[str, Any]]:

@@ -151,7 +151,7 @@ def test_a_broken_file_is_named_and_set_aside_and_the_rest_loads(
 
 def test_a_failure_to_stage_shows_no_event(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     _no_partition(land(warehouse.landing_dir, queued("09:00:00", "c1", ani="+49301234567")))
-    monkeypatch.setattr("warehouse.landing.read_through", lambda _: None)  # as if the check had missed it
+    monkeypatch.setattr("warehouse.landing.read_through", lambda *_: None)  # as if the check had missed it
 
     with pytest.raises(StagingError, match=r"1 landing files could not be staged: .*partition") as caught:
         load_events(warehouse, run_id="r")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import sqlalchemy as sa
 from schemas.canonical import EventType
 from schemas.promoted import MAX_TEXT, PromotedField, cast
 from streaming.errors import ConfigurationError
-from streaming.sink.landing import LandingZone
+from streaming.sink.landing import SCHEMA, LandingZone, Offsets, promoted_column
+from streaming.sink.store import LocalStore
 from tests.warehouse.events import Event, at, everything, land, numbered, queued
 from tests.warehouse.test_field_usage import VALUES
 from warehouse import tables
@@ -47,7 +49,15 @@ def land_typed(landing_dir: Path, items: list[Event], fields: tuple[PromotedFiel
     columns: dict[str, list[object]] = {name: [row[name] for row in rows] for name in rows[0]}
     columns |= {field.name: [row[field.name] for row in typed] for field in fields}
     offsets = {"t": {0: (items[0].offset, items[-1].offset)}}
-    LandingZone(landing_dir, "test").write(columns, offsets, "0", fields)
+    write(landing_dir, columns, offsets, fields)
+
+
+def write(
+    landing_dir: Path, columns: dict[str, list[object]], offsets: Offsets, fields: Sequence[PromotedField]
+) -> None:
+    schema = pa.schema([*SCHEMA, *map(promoted_column, fields)])
+    rows = pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+    LandingZone(LocalStore(landing_dir), "test").write(schema, [rows], offsets, "0")
 
 
 def promote(warehouse: Warehouse, *fields: PromotedField) -> None:
@@ -99,7 +109,7 @@ def test_a_typed_column_fills_in_for_metadata_that_is_gone(warehouse: Warehouse)
     promote(warehouse, SCORE)
     rows: dict[str, list[object]] = {name: [value] for name, value in item.row().items()}
     rows |= {"metadata": [[]], SCORE.name: [7]}
-    LandingZone(warehouse.landing_dir, "test").write(rows, {"t": {0: (0, 0)}}, "0", (SCORE,))
+    write(warehouse.landing_dir, rows, {"t": {0: (0, 0)}}, (SCORE,))
     load_events(warehouse, run_id="r")
     assert values(warehouse, SCORE) == [(7,)]
 

@@ -40,5 +40,6 @@ SELECT
     * EXCLUDE (
         _topic, _partition, _offset, _published_at, event_id, vendor, tenant_id, timestamp, event_type, payload, metadata
     )
-FROM read_parquet(:files, union_by_name => true)
+-- The folders' names say nothing that the rows don't: a file of several tenants lies in tenant_id=_several.
+FROM read_parquet(:files, union_by_name => true, hive_partitioning => false)
 WHERE timestamp >= :low AND timestamp <= :high

@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from flows import process_deferred_webhooks as flow_module
@@ -33,7 +32,7 @@ from streaming.vendors.cxone.deferred import DeferredReport, TenantReport, proce
 from tests.conftest import Platform
 from tests.devstack.simulators.support import CLIENT, Simulator, simulator
 from tests.kafka import read_all, read_events
-from tests.processes import service, until
+from tests.processes import HTTP, service, until
 from tests.schemas.messages import cxone, raw
 from tests.streaming.cxone.signing import KeyServer, SigningKey, sign_hmac
 from tests.streaming.cxone.vendor_rest import VendorRest, contact, states
@@ -176,7 +175,7 @@ def test_keys_rotated_without_overlap_while_their_endpoint_is_down(replayed: Rep
 
     # The processor's fetch reaches the receiver through the state database: nothing more is set aside.
     url = f"http://127.0.0.1:{replayed.platform.ports['receiver']}/metrics"
-    assert 'answer="deferred"' in httpx.get(url).text
+    assert 'answer="deferred"' in HTTP.get(url).text
     log = replayed.platform.folder / "cxone-receiver.log"
     until(lambda: "state database" in log.read_text(), 30, "the receiver has the new keys")
 
@@ -192,7 +191,7 @@ def test_what_was_signed_wrongly_is_confirmed_by_rest_and_what_was_forged_is_a_d
     url = f"http://127.0.0.1:{replayed.platform.ports['receiver']}/cxone/webhook/{replayed.tenant}"
     for body in forged:
         bearer = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-        answer = httpx.post(url, content=body, headers=bearer | SigningKey("k").sign(body))
+        answer = HTTP.post(url, content=body, headers=bearer | SigningKey("k").sign(body))
         assert answer.json() == {"status": "deferred"}
     assert replayed.waiting() == 12
 

@@ -26,7 +26,7 @@ from streaming.vendors.cxone.jwks import fetch_keys, usable_keys
 from streaming.vendors.cxone.keys import KeyFetcher, refresh_keys
 from streaming.vendors.cxone.keystore import KeyStore
 from streaming.vendors.cxone.signature import MAX_KEYS, JwsVerifier, UnknownKeyError
-from tests.processes import free_port, service, until
+from tests.processes import HTTP, free_port, service, until
 from tests.schemas.messages import cxone, raw
 from tests.streaming.cxone.signing import KeyServer, SigningKey, b64
 
@@ -398,8 +398,8 @@ def test_a_receiver_process_without_key_endpoint_or_without_database(
     url = f"http://127.0.0.1:{port}/cxone/webhook/south"
     with service("cxone-receiver", config, port) as process:
         until(lambda: "signing keys in force" in process.log.read_text(), what="it has keys")
-        assert httpx.post(url, content=body, headers=bearer | OLD.sign(body)).json() == {"status": "accepted"}
-        assert httpx.post(url, content=body, headers=bearer | NEW.sign(body)).json() == {"status": "deferred"}
+        assert HTTP.post(url, content=body, headers=bearer | OLD.sign(body)).json() == {"status": "accepted"}
+        assert HTTP.post(url, content=body, headers=bearer | NEW.sign(body)).json() == {"status": "deferred"}
 
 
 def test_the_flow_refreshes_all_and_fails_for_those_that_could_not(

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from streaming.spool.batch import unpack
-from tests.processes import ServiceProcess, free_port, service, until
+from tests.processes import HTTP, ServiceProcess, free_port, service, until
 from tests.schemas.messages import cxone, raw
 from tests.streaming.cxone.signing import KeyServer, SigningKey, sign_hmac
 
@@ -40,7 +40,7 @@ class World:
     data: Path
 
     def post(self, tenant: str, body: bytes, headers: Mapping[str, Any]) -> httpx.Response:
-        return httpx.post(f"{self.url}/cxone/webhook/{tenant}", content=body, headers=headers, timeout=20)
+        return HTTP.post(f"{self.url}/cxone/webhook/{tenant}", content=body, headers=headers, timeout=20)
 
     def spooled(self, table: str = "event") -> list[bytes]:
         with closing(sqlite3.connect(self.data / "spool" / "receiver-000.db")) as database:
@@ -150,18 +150,18 @@ def test_a_chunked_body_is_bounded_too(world: World) -> None:
             yield b" " * 1024
         yield b"]"
 
-    answer = httpx.post(f"{world.url}/cxone/webhook/south", content=chunks(), headers=BEARER)
+    answer = HTTP.post(f"{world.url}/cxone/webhook/south", content=chunks(), headers=BEARER)
     assert answer.status_code == 413
 
 
 def test_get_is_refused_and_probes_answer(world: World) -> None:
-    assert httpx.get(f"{world.url}/cxone/webhook/south").status_code == 405
-    assert httpx.get(f"{world.url}/elsewhere").status_code == 404
-    assert httpx.get(f"{world.url}/readyz").status_code == 200
+    assert HTTP.get(f"{world.url}/cxone/webhook/south").status_code == 405
+    assert HTTP.get(f"{world.url}/elsewhere").status_code == 404
+    assert HTTP.get(f"{world.url}/readyz").status_code == 200
     world.post("south", BODY, BEARER | KEY.sign(BODY))
     world.post("south", BODY, BEARER)
     for _ in range(2):  # asking again counts nothing twice
-        metrics = httpx.get(f"{world.url}/metrics").text
+        metrics = HTTP.get(f"{world.url}/metrics").text
         for line in (
             'ccaas_cxone_webhooks_total{answer="accepted",tenant_id="south"} 1.0',
             'ccaas_cxone_webhooks_total{answer="deferred",tenant_id="south"} 1.0',
@@ -171,7 +171,7 @@ def test_get_is_refused_and_probes_answer(world: World) -> None:
         ):
             assert line in metrics
     world.post("south", BODY, BEARER | KEY.sign(BODY) | {"Authorization": f"Bearer {OLD_TOKEN}"})
-    metrics = httpx.get(f"{world.url}/metrics").text
+    metrics = HTTP.get(f"{world.url}/metrics").text
     assert 'ccaas_cxone_webhook_tokens_total{position="1",tenant_id="south"} 1.0' in metrics
 
 
@@ -180,7 +180,7 @@ def test_a_strangers_flood_is_counted_in_full_and_logged_in_part(world: World) -
         assert world.post("south", BODY, {"Authorization": "Bearer wrong"}).status_code == 401
     time.sleep(1)
     assert world.post("south", BODY, {"Authorization": "Bearer wrong"}).status_code == 401
-    assert 'answer="401",tenant_id="south"} 101.0' in httpx.get(f"{world.url}/metrics").text
+    assert 'answer="401",tenant_id="south"} 101.0' in HTTP.get(f"{world.url}/metrics").text
     said = re.findall(r"webhook refused.*suppressed=(\d+)", world.process.log.read_text())
     assert len(said) + sum(map(int, said)) == 101
     assert len(said) < 50
@@ -197,7 +197,7 @@ def test_a_full_line_is_503_for_its_tenant_only_and_after_a_restart_too(tmp_path
         full = world.post("south", BODY, BEARER | KEY.sign(BODY))
         assert (full.status_code, full.headers["Retry-After"]) == (503, "7")
         assert world.post("mac", BODY, BEARER | sign_hmac(SECRET, BODY)).status_code == 200
-        assert httpx.get(f"{world.url}/readyz").status_code == 200, "there is room for others"
+        assert HTTP.get(f"{world.url}/readyz").status_code == 200, "there is room for others"
 
 
 @pytest.mark.parametrize("bound", [f"max_bytes = {3 * len(BODY)}", "max_rows = 3"])
@@ -209,8 +209,8 @@ def test_a_full_spool_is_503_for_all_and_said_by_readyz(tmp_path: Path, bound: s
             answer = world.post(tenant, BODY, BEARER | signed)
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         assert world.post("south", BODY, BEARER).json() == {"status": "deferred"}, "its lane has room of its own"
-        assert httpx.get(f"{world.url}/readyz").status_code == 503
-        assert httpx.get(f"{world.url}/healthz").status_code == 200
+        assert HTTP.get(f"{world.url}/readyz").status_code == 503
+        assert HTTP.get(f"{world.url}/healthz").status_code == 200
 
 
 # What a row takes of its bytes: body, signature and reason. The bounds leave room for no fifth.
@@ -228,7 +228,7 @@ def test_a_flood_of_forged_webhooks_fills_its_own_lane_only(tmp_path: Path, boun
         assert world.post("mac", BODY, BEARER | sign_hmac("forged", BODY)).json() == {"status": "deferred"}
         good = [world.post("south", BODY, BEARER | KEY.sign(BODY)).status_code for _ in range(3)]
         assert good == [200, 200, 503], "as many as without the flood"
-        assert httpx.get(f"{world.url}/readyz").status_code == 200
+        assert HTTP.get(f"{world.url}/readyz").status_code == 200
 
 
 @pytest.mark.parametrize("bound", ["max_deferred_rows = 3", f"max_deferred_bytes = {3 * (len(BODY) + 130)}"])
@@ -244,7 +244,7 @@ def test_a_disk_with_too_little_left_is_503(tmp_path: Path) -> None:
     with running(tmp_path, f"min_free_disk_bytes = {1 << 60}") as world:
         answer = world.post("mac", BODY, BEARER | sign_hmac(SECRET, BODY))
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-        assert httpx.get(f"{world.url}/readyz").status_code == 503
+        assert HTTP.get(f"{world.url}/readyz").status_code == 503
 
 
 def test_a_disk_with_space_again_takes_webhooks_again(tmp_path: Path) -> None:
@@ -255,10 +255,10 @@ def test_a_disk_with_space_again_takes_webhooks_again(tmp_path: Path) -> None:
         assert world.post("mac", BODY, signed).status_code == 200
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, 2 << 30)
-        until(lambda: httpx.get(f"{world.url}/readyz").status_code == 503, 10, "noticed")
+        until(lambda: HTTP.get(f"{world.url}/readyz").status_code == 503, 10, "noticed")
         assert world.post("mac", BODY, signed).status_code == 503
         ballast.unlink()
-        until(lambda: httpx.get(f"{world.url}/readyz").status_code == 200, 10, "noticed")
+        until(lambda: HTTP.get(f"{world.url}/readyz").status_code == 200, 10, "noticed")
         assert world.post("mac", BODY, signed).status_code == 200
 
 
@@ -273,11 +273,11 @@ def test_a_full_disk_is_503_until_there_is_space_again(world: World) -> None:
         answers = [world.post("south", BODY, signed) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [503] * 3
         assert answers[0].headers["Retry-After"] == "5"
-        assert httpx.get(f"{world.url}/readyz").status_code == 503
-        assert httpx.get(f"{world.url}/healthz").status_code == 200
+        assert HTTP.get(f"{world.url}/readyz").status_code == 503
+        assert HTTP.get(f"{world.url}/healthz").status_code == 200
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
-    until(lambda: httpx.get(f"{world.url}/readyz").status_code == 200, 10, "ready by itself, without a webhook")
+    until(lambda: HTTP.get(f"{world.url}/readyz").status_code == 200, 10, "ready by itself, without a webhook")
     assert world.post("south", BODY, signed).status_code == 200
     assert world.spooled() == [BODY] * 2, "what was answered 503 is not there"
 
@@ -302,7 +302,7 @@ def test_no_key_to_be_had_is_deferred(tmp_path: Path) -> None:
 def test_of_two_signatures_none_counts_and_both_are_kept(world: World) -> None:
     good, forged = sign_hmac(SECRET, BODY), sign_hmac("forged", BODY)
     twice = [*BEARER.items(), *good.items(), ("X-CXone-Signature", forged["X-CXone-Signature"])]
-    answer = httpx.post(f"{world.url}/cxone/webhook/mac", content=BODY, headers=twice)
+    answer = HTTP.post(f"{world.url}/cxone/webhook/mac", content=BODY, headers=twice)
     assert answer.json() == {"status": "deferred"}
     with closing(sqlite3.connect(world.data / "spool" / "receiver-000.db")) as database:
         ((kept,),) = database.execute("SELECT signature FROM deferred").fetchall()
@@ -319,7 +319,7 @@ def test_a_sender_who_hangs_up_stores_nothing(world: World) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         head = f"POST /cxone/webhook/mac HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY) + 1}\r\n{head}\r\n"
         connection.sendall(head.encode() + BODY)
-    until(lambda: 'answer="400"' in httpx.get(f"{world.url}/metrics").text, 10, "noticed")
+    until(lambda: 'answer="400"' in HTTP.get(f"{world.url}/metrics").text, 10, "noticed")
     assert world.spooled() == []
     assert world.spooled("deferred") == []
 
@@ -402,7 +402,7 @@ def test_a_second_copy_stands_by_and_takes_over(world: World) -> None:
         assert "standing by" in second.stderr.readline()
         assert second.poll() is None
         world.process.kill()
-        until(lambda: httpx.get(f"{world.url}/healthz").status_code == 200, 20, "taken over")
+        until(lambda: HTTP.get(f"{world.url}/healthz").status_code == 200, 20, "taken over")
         assert world.post("south", BODY, BEARER | KEY.sign(BODY)).status_code == 200
     finally:
         second.terminate()

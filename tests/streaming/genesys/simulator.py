@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import sqlalchemy as sa
 
@@ -20,7 +19,7 @@ from schemas.normalise import normaliser
 from streaming.state import open_state
 from tests.conftest import Platform
 from tests.kafka import read_all, read_events
-from tests.processes import ServiceProcess, service, until
+from tests.processes import HTTP, ServiceProcess, service, until
 from tests.truth.trace_rows import call, clock, write_trace
 
 CALLS = 120
@@ -50,13 +49,13 @@ class GenesysPath:
         self.dlq_topic = f"ccaaus.dlq.genesys.{tenant}"
 
     def start(self, speed: float) -> None:
-        httpx.post(f"{self.url}/control/start", json={"speed": speed}).raise_for_status()
+        HTTP.post(f"{self.url}/control/start", json={"speed": speed}).raise_for_status()
 
     def misbehave(self, **orders: object) -> None:
-        httpx.post(f"{self.url}/control/misbehave", json=orders).raise_for_status()
+        HTTP.post(f"{self.url}/control/misbehave", json=orders).raise_for_status()
 
     def status(self) -> dict[str, Any]:
-        answer: dict[str, Any] = httpx.get(f"{self.url}/control/status").json()
+        answer: dict[str, Any] = HTTP.get(f"{self.url}/control/status").json()
         return answer
 
     def played(self) -> int:

@@ -1,0 +1,1 @@
+"""crm-sync: every event to the CRM, and what it changes to the state topics."""

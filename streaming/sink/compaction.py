@@ -1,0 +1,283 @@
+"""Many raw landing files become few, by tenant and day; a manifest swaps them.
+
+1. What a compaction replaced longer ago than the grace period is deleted, and what a killed one left.
+2. The raw files of closed days are read into a scratch database on the local disk, a file at a time.
+3. Their rows are sorted by tenant, day of the event and place on Kafka, and written, a file at a time.
+4. The next manifest names the new files and the raw ones that they cover. From then on the new ones count.
+
+Killed before 4, nothing has changed but for files that nobody reads; after it, everything has. No row is dropped or
+added: repeats, which a killed sink may have left, are the loads' matter.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import chain, groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import structlog
+
+from streaming.errors import FencedError
+from streaming.sink.landing import RAW, SCHEMA, Footer, footer, parquet_writer
+from streaming.sink.manifest import (
+    COMPACTED,
+    MANIFESTS,
+    CompactedFile,
+    Manifest,
+    Number,
+    newest_manifest,
+    remove_old_manifests,
+    write_manifest,
+)
+from streaming.sink.sorting import Cell, sorted_rows
+from streaming.sink.store import Entry, Store
+
+log = structlog.get_logger()
+
+_READERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one compaction.
+
+    Attributes:
+        min_rows: A tenant's day with fewer shares a file with other tenants' of that day, and if these are fewer too,
+            with everything else. So n rows make at most 2 n / min_rows + 1 files, and one more for every ``file_rows``.
+        file_rows: Greatest number of rows of a file.
+        step_bytes: Raw files sorted at once, compressed; on the scratch disk they may take ten times as much.
+        step_files: As ``step_bytes``, their number.
+    """
+
+    min_rows: int = 10_000
+    file_rows: int = 1_000_000
+    step_bytes: int = 1 << 30
+    step_files: int = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Files that were swapped by one manifest."""
+
+    sources: tuple[str, ...]
+    files: tuple[CompactedFile, ...]
+
+
+def clean_up(store: Store, grace: timedelta) -> list[str]:
+    """Delete what was replaced longer ago than the grace period, and what a killed compaction left.
+
+    Returns:
+        Names of the raw files deleted.
+
+    Raises:
+        OSError: the disk does not answer.
+        ServiceUnavailableError: as OSError, of a remote store.
+    """
+    # The clock first: whatever another process does from here on is younger, however long this one is held up.
+    before = datetime.now(UTC) - grace
+    manifest = newest_manifest(store)
+    deleted = []
+    for entry in store.entries(RAW):
+        if manifest.covered.get(entry.name, before.timestamp()) < before.timestamp():
+            store.delete(entry.name)
+            deleted.append(entry.name)
+    counting = {file.name for file in manifest.files}
+    for entry in store.entries(COMPACTED):
+        if entry.name not in counting and entry.modified < before and not entry.name.startswith(f"{MANIFESTS}/"):
+            store.delete(entry.name)
+            log.info("file of a compaction that did not end deleted", file=entry.name)
+    store.remove_orphans(COMPACTED, "", before)
+    remove_old_manifests(store, before)
+    return deleted
+
+
+def compact(
+    store: Store, epoch: int, before: date, *, limits: Limits, scratch: Path, is_ours: Callable[[], bool]
+) -> Iterator[Step]:
+    """Compact raw files that were written before a day, UTC, in steps. Each step counts when it is given.
+
+    Args:
+        store: The landing zone.
+        epoch: Of the caller's lease, higher than every earlier holder's.
+        before: Later files are left: more of the same days may come.
+        limits: Bounds.
+        scratch: Local folder for what does not fit the memory.
+        is_ours: Whether the lease is still the caller's.
+
+    Raises:
+        FencedError: it is not.
+        OSError: a disk is full or broken; what was swapped stays so.
+        ServiceUnavailableError: a remote store does not answer.
+    """
+    manifest = newest_manifest(store)
+    raw = store.entries(RAW)
+    # Higher than every manifest there is, also where the state database with the epochs was lost.
+    number = Number(max(epoch, manifest.number.epoch + 1), 0)
+    there = {entry.name for entry in raw}
+    for entries in _chunks(_closed(raw, manifest, before), limits):
+        number = Number(number.epoch, number.step + 1)
+        compacted = _compacted(store, [entry.name for entry in entries], number, limits, scratch)
+        if compacted is None:
+            continue
+        step, footers = compacted
+        covered = {name: at for name, at in manifest.covered.items() if name in there}
+        covered |= dict.fromkeys(step.sources, datetime.now(UTC).timestamp())
+        manifest = replace(
+            manifest,
+            number=number,
+            files=(*manifest.files, *step.files),
+            covered=covered,
+            offsets=_with_offsets(manifest.offsets, footers),
+        )
+        if not is_ours():
+            msg = "another process compacts the landing zone now; it goes on there"
+            raise FencedError(msg)
+        write_manifest(store, manifest)
+        log.info("landing files compacted", raw=len(step.sources), files=len(step.files))
+        yield step
+
+
+def _closed(raw: Sequence[Entry], manifest: Manifest, before: date) -> list[Entry]:
+    bound = f"{RAW}/dt={before:%Y-%m-%d}"
+    return sorted(
+        entry
+        for entry in raw
+        if entry.name < bound and entry.name.endswith(".parquet") and entry.name not in manifest.covered
+    )
+
+
+def _chunks(entries: Iterable[Entry], limits: Limits) -> Iterator[list[Entry]]:
+    chunk: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if chunk and (size + entry.size > limits.step_bytes or len(chunk) >= limits.step_files):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(entry)
+        size += entry.size
+    if chunk:
+        yield chunk
+
+
+def _compacted(
+    store: Store, names: Sequence[str], number: Number, limits: Limits, scratch: Path
+) -> tuple[Step, list[Footer]] | None:
+    """New files of the raw ones, which do not count yet; None if there are not two that can be read."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        found = dict(zip(names, readers.map(lambda name: _footer(store, name), names), strict=True))
+    readable = {name: read for name, read in found.items() if read is not None}
+    layout = _layout(readable)
+    sources: list[str] = []
+
+    def tables() -> Iterator[pa.Table]:
+        for name in readable:
+            if (table := _table(store, name, layout)) is not None:
+                sources.append(name)
+                yield table
+
+    if len(readable) < 2:
+        return None
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="compaction-", dir=scratch) as folder:
+        rows = sorted_rows(tables(), layout, limits.min_rows, Path(folder))
+        files = tuple(_write(store, rows, layout, number, limits.file_rows))
+    expected = sum(readable[name].rows for name in sources)
+    written = sum(file.rows for file in files)
+    if written != expected:
+        msg = f"{written} rows were written of {expected}: the files that were made do not count"
+        raise OSError(msg)
+    return Step(tuple(sources), files), [readable[name] for name in sources]
+
+
+def _footer(store: Store, name: str) -> Footer | None:
+    try:
+        return footer(store, name)
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        log.warning("a raw file is left as it is: it can't be read", file=name, error=str(error))
+        return None
+
+
+def _layout(footers: dict[str, Footer]) -> pa.Schema:
+    """Columns of all files. A file of other types than those before it is taken out of ``footers``: it stays raw."""
+    fields = {field.name: field for field in SCHEMA}
+    for name, read in list(footers.items()):
+        own = {field.name: field for field in read.schema}
+        if SCHEMA.names != [*own][: len(SCHEMA)] or any(
+            not fields.get(field.name, field).type.equals(field.type) for field in own.values()
+        ):
+            log.warning("a raw file is left as it is: its columns are others", file=name)
+            del footers[name]
+        else:
+            fields = {**own, **fields}
+    return pa.schema([*SCHEMA, *(field for name, field in fields.items() if name not in SCHEMA.names)])
+
+
+def _table(store: Store, name: str, layout: pa.Schema) -> pa.Table | None:
+    try:
+        with store.open(name) as file:
+            table = pq.read_table(file, partitioning=None)
+        table.validate(full=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException) as error:
+        log.warning("a raw file is left as it is: it can't be read", file=name, error=str(error))
+        return None
+    columns = [
+        table.column(field.name) if field.name in table.schema.names else pa.nulls(len(table), field.type)
+        for field in layout
+    ]
+    return pa.table(columns, schema=layout)
+
+
+def _write(
+    store: Store, rows: Iterator[tuple[Cell, pa.Table]], layout: pa.Schema, number: Number, file_rows: int
+) -> Iterator[CompactedFile]:
+    for cell, parts in groupby(rows, key=lambda part: part[0]):
+        folder = f"{COMPACTED}/vendor={cell.vendor}/tenant_id={cell.tenant_id}/date={cell.day}"
+        tables = (table for _, table in parts)
+        for first in tables:
+            name = f"{folder}/{number.epoch:012}-{number.step:06}-{uuid.uuid4().hex}.parquet"
+            yield _write_file(store, name, chain([first], tables), layout, file_rows)
+
+
+def _write_file(
+    store: Store, name: str, tables: Iterable[pa.Table], layout: pa.Schema, file_rows: int
+) -> CompactedFile:
+    """A file of the next tables, until it has so many rows."""
+    rows, first, last = 0, 2**63 - 1, -(2**63)
+    with (
+        store.create(name) as file,
+        parquet_writer(file, layout) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table)
+            bounds = pc.min_max(table.column("timestamp"))
+            first, last = min(first, bounds["min"].as_py()), max(last, bounds["max"].as_py())
+            rows += len(table)
+            if rows >= file_rows:
+                break
+    return CompactedFile(name, rows, first, last)
+
+
+def _with_offsets(
+    known: Mapping[str, Mapping[str, Mapping[int, int]]], footers: Iterable[Footer]
+) -> dict[str, dict[str, dict[int, int]]]:
+    """The last offsets of compacted files, those of further raw files among them."""
+    merged = {cluster: {topic: dict(parts) for topic, parts in topics.items()} for cluster, topics in known.items()}
+    for read in footers:
+        topics = merged.setdefault(read.cluster, {})
+        for topic, parts in read.offsets.items():
+            lasts = topics.setdefault(topic, {})
+            for number, (_, last) in parts.items():
+                lasts[number] = max(last, lasts.get(number, -1))
+    return merged
