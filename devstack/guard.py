@@ -31,8 +31,10 @@ _POLL_SECONDS = 0.02
 def marked_processes(stack_id: str) -> list[psutil.Process]:
     """Every process of this stack that we may look into, without the caller itself."""
     found = []
-    for process in psutil.process_iter():
+    # Not psutil.process_iter: it remembers processes, and one whose id went to another meanwhile counts as ended.
+    for pid in psutil.pids():
         with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
             if process.pid != os.getpid() and process.environ().get(STACK_ID_VARIABLE) == stack_id:
                 found.append(process)
     return found

@@ -6,9 +6,8 @@ from datetime import date
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
 
-from flows._load import retry_while_down, scheduled_time
+from flows._load import retry_while_down, scheduled_time, show_table
 from streaming.settings import Settings, load_settings
 from streaming.sink.run_compaction import Compaction, run_compaction
 from warehouse.compacted import note_compacted
@@ -34,16 +33,7 @@ def compact_landing(before: date | None = None) -> int:
         return 0
     if compaction.steps or compaction.deleted:
         _note(settings, compaction)
-    table: list[dict[str, Any]] = [
-        {
-            "raw files": len(step.sources),
-            "files": len(step.files),
-            "rows": sum(file.rows for file in step.files),
-        }
-        for step in compaction.steps
-    ]
-    table.append({"raw files": "replaced earlier, deleted now", "files": len(compaction.deleted), "rows": ""})
-    create_table_artifact(key="compact-landing", table=table)
+    show_table("compact-landing", _rows(compaction))
     return sum(file.rows for step in compaction.steps for file in step.files)
 
 
@@ -56,3 +46,15 @@ def _compact(settings: Settings, before: date) -> Compaction | None:
 def _note(settings: Settings, compaction: Compaction) -> None:
     with open_warehouse(settings) as warehouse:
         note_compacted(warehouse, compaction.steps, compaction.deleted)
+
+
+def _rows(compaction: Compaction) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {"raw files": len(step.sources), "became files": len(step.files), "rows": sum(file.rows for file in step.files)}
+        for step in compaction.steps
+    ]
+    if compaction.deleted:
+        rows.append(
+            {"raw files": f"{len(compaction.deleted)} deleted, replaced earlier", "became files": "", "rows": ""}
+        )
+    return rows

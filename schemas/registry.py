@@ -80,8 +80,8 @@ class Registry:
     def _register(self, schema: str) -> int:
         """Register, also if another process does so at once.
 
-        Apicurio refuses all but one that make the first version, with the 409 of an incompatible schema; its check tells
-        the two apart.
+        Apicurio refuses all but one that make the first version, with the 409 of an incompatible schema; its check
+        tells the two apart.
         """
         for _ in range(_RACES):
             try:

@@ -146,6 +146,12 @@ class Publisher:
         if self._drift is not None:
             self._drift.see_dead_letter(tenant, value, headers)
 
+    def notice_dead_letter(self, tenant: Tenant, value: bytes | None, headers: Headers) -> None:
+        """Count a dead letter that was written by another producer, in a transaction, and have it told."""
+        dead_lettered.labels(tenant.vendor, tenant.tenant_id).inc()
+        if self._drift is not None:
+            self._drift.see_dead_letter(tenant, value, headers)
+
     def _produce(  # noqa: PLR0917 (by position: it runs once an event)
         self,
         topic: str,

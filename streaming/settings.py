@@ -201,8 +201,8 @@ class WfmSettings(GroupSettings):
     keep_hours: PositiveFloat = 6
     # A conversation of which nothing more is heard is no longer waiting or in progress.
     longest_conversation_hours: PositiveFloat = 24
-    # Facts, status changes and intervals of a member's tenants in memory, some 300 bytes each; at it the oldest go.
-    max_rows: PositiveInt = 200_000
+    # Facts, status changes and intervals of a member's tenants in memory, some 600 bytes each; at it the oldest go.
+    max_rows: PositiveInt = 60_000
 
 
 class StateSettings(_Section):

@@ -25,15 +25,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "condition") -> None:
-    """Wait for a condition; a connection error counts as not yet."""
+def until(
+    condition: Callable[[], object], seconds: float = 30.0, what: str = "condition", *, every: float = 0.03
+) -> None:
+    """Wait for a condition, asking ``every`` so many seconds; a connection error counts as not yet."""
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(httpx.HTTPError):
             if condition():
                 return
         assert time.monotonic() < deadline, f"not in {seconds} s: {what}"
-        time.sleep(0.03)
+        time.sleep(every)
 
 
 def _without_settings() -> dict[str, str]:

@@ -76,9 +76,10 @@ class Member:
         self._left = False
         self._admin = AdminClient(settings.kafka.client_config())
         self.gauges = Gauges(consumption.name, self._admin)
+        config = settings.kafka.client_config()
         self._consumer = Consumer(
             {
-                **settings.kafka.client_config(),
+                **config,
                 "group.id": consumption.group.group,
                 "group.instance.id": slot,
                 "client.id": slot,
@@ -93,8 +94,12 @@ class Member:
                 "topic.metadata.refresh.interval.ms": 10_000,
                 "session.timeout.ms": 30_000,
                 "heartbeat.interval.ms": int(consumption.heartbeat_s * 1000),
-                "fetch.message.max.bytes": 4 * 1024 * 1024,
-                "queued.max.messages.kbytes": 64 * 1024,
+                # Prefetched at most, for the sake of memory; a full queue is filled again at once, not after 1 s.
+                "queued.max.messages.kbytes": 4 * 1024,
+                # librdkafka refuses less than the message.max.bytes that the settings may give.
+                "fetch.max.bytes": max(1024 * 1024, int(config.get("message.max.bytes", 0))),
+                "fetch.message.max.bytes": 256 * 1024,
+                "fetch.queue.backoff.ms": 10,
                 "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
             }
         )
@@ -186,6 +191,10 @@ class Member:
             error, stage=self._consumption.name, transport=KAFKA, origin=origin, original=headers_of(message)
         )
         return tenant, message.key(), message.value(), headers
+
+    def notice_dead_letter(self, tenant: Tenant, value: bytes | None, headers: Headers) -> None:
+        """A dead letter that the work wrote in a transaction of its own is committed: it is counted and told."""
+        self._publisher.notice_dead_letter(tenant, value, headers)
 
     def settle_dead_letters(self, deadline: float) -> None:
         """Wait until Kafka has the queued dead letters.

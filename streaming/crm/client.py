@@ -104,6 +104,7 @@ class HttpCrmClient:
         self._tls = httpx.create_ssl_context()
         # The last one used goes first, so that few are open when few are needed.
         self._idle: list[httpx.AsyncClient] = []
+        self._closing: set[asyncio.Future[None]] = set()
 
     async def send(self, activity: Activity) -> Done:
         """See :meth:`CrmClient.send`."""
@@ -128,20 +129,25 @@ class HttpCrmClient:
                     body += part
                     if len(body) > _MAX_ANSWER_BYTES:
                         break
-        finally:
-            self._idle.append(http)
+        except BaseException:
+            # A call that is cancelled, as by its timeout, may leave its pool full for ever: httpcore goes on taking its
+            # connection for one in use.
+            closing = asyncio.ensure_future(http.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            raise
+        self._idle.append(http)
         return answer, body
 
     def _connection(self) -> httpx.AsyncClient:
-        """One connection, which is opened anew whenever it breaks."""
+        """A client of one connection."""
         # The whole attempt has a bound of its own: a body that drips is within every read's.
         limits = httpx.Limits(max_connections=1)
         return httpx.AsyncClient(headers=self._headers, verify=self._tls, timeout=self._timeout, limits=limits)
 
     async def close(self) -> None:
         """Let go of the connections."""
-        for http in self._idle:
-            await http.aclose()
+        await asyncio.gather(*self._closing, *(http.aclose() for http in self._idle), return_exceptions=True)
 
 
 def _read(answer: httpx.Response, body: bytes) -> Done:

@@ -17,7 +17,7 @@ from streaming.crm.calls import Answers, Calls
 from streaming.crm.output import AbortedError, Output, Record
 from streaming.crm.poll import Prefix, Read, prefix, read
 from streaming.errors import BadEventError, CcaasError, ConfigurationError
-from streaming.publisher import MAX_VALUE_BYTES, dead_lettered
+from streaming.publisher import MAX_VALUE_BYTES
 from streaming.settings import KafkaSettings, Tenant
 from streaming.topics import MAX_RECORD_BYTES, ensure
 
@@ -82,7 +82,7 @@ class CrmWork:
             ConfigurationError: Kafka refuses for good.
         """
         poll = read(self._member, messages)
-        answers = self._tell(poll)
+        answers, moved = self._tell(poll)
         done = prefix(poll)
         try:
             self._commit(done)
@@ -90,13 +90,13 @@ class CrmWork:
             # Perhaps a topic went away, or partitions are no longer this member's: the next poll tells.
             log.warning("transaction given up; its records are read again", error=str(error))
             self._ensured.clear()
-            self._rewind({partition: records[0].offset for partition, records in poll.items()}, "aborted")
+            self._rewind({partition: records[0].offset for partition, records in poll.items()}, "aborted", set())
             return
-        for partition in poll.keys() - done.rest.keys():
+        for partition in moved | (poll.keys() - done.rest.keys()):
             self._failures.pop(partition, None)
         if done.rest:
             _say(answers.fault, done.rest)
-            self._rewind(done.rest, "crm", min(answers.wait, _LONGEST_ASKED_S))
+            self._rewind(done.rest, "crm", moved, min(answers.wait, _LONGEST_ASKED_S))
 
     def tick(self) -> None:
         """Nothing waits between polls."""
@@ -115,8 +115,8 @@ class CrmWork:
         self._output.close()
         self._calls.close()
 
-    def _tell(self, poll: Mapping[Partition, list[Read]]) -> Answers:
-        """Make the calls that are due, and mark what is done."""
+    def _tell(self, poll: Mapping[Partition, list[Read]]) -> tuple[Answers, set[Partition]]:
+        """Make the calls that are due, mark what is done; with the partitions of which the CRM took something."""
         due = {}
         for partition, records in poll.items():
             for record in records:
@@ -126,16 +126,18 @@ class CrmWork:
                 if not record.is_taken:
                     due[activity.event_id] = activity
         answers = self._calls.make(due.values())
+        moved: set[Partition] = set()
         for partition, records in poll.items():
             for record in records:
                 if (activity := record.activity) is None:
                     continue
                 if activity.event_id in answers.taken:
                     record.is_taken = True
+                    moved.add(partition)
                     self._acknowledged.add(partition, record.offset, activity.event_id)
                 elif activity.event_id in answers.refused:
                     record.error = answers.refused[activity.event_id]
-        return answers
+        return answers, moved
 
     def _commit(self, done: Prefix) -> None:
         if not done.offsets:
@@ -152,17 +154,26 @@ class CrmWork:
         self._acknowledged.committed(done.offsets)
         remembered.set(len(self._acknowledged))
         committed_changes.inc(len(changes))
-        for tenant, _ in letters:
-            dead_lettered.labels(tenant.vendor, tenant.tenant_id).inc()
+        for tenant, letter in letters:
+            self._member.notice_dead_letter(tenant, letter.value, letter.headers)
 
-    def _rewind(self, offsets: Mapping[Partition, int], cause: str, at_least: float = 0.0) -> None:
-        """Read partitions again from these offsets, after a pause that grows with every failure in turn."""
+    def _rewind(
+        self, offsets: Mapping[Partition, int], cause: str, moved: Collection[Partition], at_least: float = 0.0
+    ) -> None:
+        """Read partitions again from these offsets, after a pause that grows with every failure in turn.
+
+        Where something moved the CRM is slow, not down: then without a pause, unless the CRM asks for one.
+        """
         rewinds.labels(cause).inc()
         for partition, offset in offsets.items():
-            failures = self._failures[partition] = self._failures.get(partition, 0) + 1
-            longest = min(_FIRST_HOLD_S * 2.0 ** (failures - 1), _LONGEST_HOLD_S)
+            pause = at_least
+            if partition not in moved:
+                failures = self._failures[partition] = self._failures.get(partition, 0) + 1
+                longest = min(_FIRST_HOLD_S * 2.0 ** (failures - 1), _LONGEST_HOLD_S)
+                pause = max(pause, random.uniform(longest / 2, longest))
             self._member.seek(partition, offset)
-            self._member.hold([partition], max(at_least, random.uniform(longest / 2, longest)))
+            if pause:
+                self._member.hold([partition], pause)
 
     def _ensure_state_topics(self, tenants: Iterable[Tenant | None]) -> None:
         """Make the topics that this member has not seen yet."""
@@ -197,6 +208,6 @@ def _state_topic(kafka: KafkaSettings, tenant: Tenant) -> NewTopic:
 
 
 def _say(fault: CcaasError | None, rest: Mapping[Partition, int]) -> None:
-    """Tell people why events wait; without a fault the service is being stopped."""
+    """Tell people why events wait."""
     say = log.error if isinstance(fault, ConfigurationError) else log.warning if fault is not None else log.info
-    say("events wait for the CRM", error=str(fault or "stopped"), partitions=len(rest), first=min(rest))
+    say("events wait for the CRM", error=str(fault or "no answer yet"), partitions=len(rest), first=min(rest))

@@ -162,7 +162,8 @@ class ReplayProducer:
             with contextlib.suppress(KafkaException):
                 self._producer.abort_transaction(_CALL_S)
         self._producer.purge(in_queue=True, in_flight=True)
-        self._producer.poll(0)
+        with contextlib.suppress(KafkaException):  # of a fenced producer it may be the first call that tells
+            self._producer.poll(0)
 
 
 def _log_error(error: KafkaError) -> None:

@@ -18,7 +18,7 @@ from streaming.consumer.work import Consumption, Partition
 from streaming.errors import ServiceUnavailableError
 from streaming.settings import Settings
 from streaming.sink.buffer import Buffer
-from streaming.sink.frugal import keep_out_pandas
+from streaming.sink.frugal import give_back_memory, keep_out_pandas
 from streaming.sink.landing import LandingZone
 from streaming.sink.store import open_store
 
@@ -117,6 +117,7 @@ class SinkWork:
             # Landed but not committed: whoever has the partitions then begins behind it.
             member.commit({partition: last + 1 for partition, (_, last) in buffer.spans.items()})
             self._buffer = Buffer()
+            give_back_memory()
         self._flush_due = time.monotonic() + self._sink.flush_seconds
         if self._retry_s:
             self._retry_s = 0.0
@@ -167,5 +168,7 @@ class SinkWork:
 def run_sink(settings: Settings, stop: threading.Event) -> None:
     """analytics-sink as a service; raises as :func:`streaming.consumer.service.run_member`."""
     keep_out_pandas()
-    consumption = Consumption("sink", settings.sink, settings.health.analytics_sink, poll_records=2_000, gather_s=0.1)
+    consumption = Consumption(
+        "analytics-sink", settings.sink, settings.health.analytics_sink, poll_records=2_000, gather_s=0.1
+    )
     run_member(settings, consumption, SinkWork, stop)

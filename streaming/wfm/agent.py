@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from sys import intern
 from typing import Any
 
 STATUSES = ("INTERACTING", "COMMUNICATING", "IDLE", "NOT_RESPONDING", "OFF_QUEUE")
@@ -52,7 +53,7 @@ class Agent:
                 if known_id == id_:
                     return None
             place = bisect_left(statuses, (at_ms, id_))
-        insort(statuses, (at_ms, id_, status))
+        insort(statuses, (at_ms, id_, intern(status)))
         return statuses[place + 1][0] if place + 1 < len(statuses) else at_ms
 
     def sums(self, start_ms: int, end_ms: int, longest_ms: int) -> list[int]:
@@ -64,25 +65,23 @@ class Agent:
             longest_ms: For so long a status other than OFF_QUEUE lasts at most.
         """
         sums = [0] * len(STATUSES)
-        for begin, end, column in self._spans(start_ms, end_ms, longest_ms):
-            if begin < end:
-                sums[column] += end - begin
-        return sums
-
-    def _spans(self, start_ms: int, end_ms: int, longest_ms: int) -> Iterator[tuple[int, int, int]]:
         statuses = self.statuses
-        first = max(0, bisect_left(statuses, (start_ms,)) - 1)
-        for number in range(first, len(statuses)):
+        number, count = max(0, bisect_left(statuses, (start_ms,)) - 1), len(statuses)
+        while number < count:
             at_ms, _, status = statuses[number]
             if at_ms >= end_ms:
-                return
+                break
+            number += 1
             column = _COLUMN.get(status)
             if column is None:
                 continue
-            end = min(end_ms, statuses[number + 1][0]) if number + 1 < len(statuses) else end_ms
+            end = statuses[number][0] if number < count else end_ms
             if column != _OFF_QUEUE:
                 end = min(end, at_ms + longest_ms)
-            yield max(at_ms, start_ms), end, column
+            lasted = min(end, end_ms) - max(at_ms, start_ms)
+            if lasted > 0:
+                sums[column] += lasted
+        return sums
 
     def interval(self, start_ms: int, end_ms: int, longest_ms: int) -> list[int] | None:
         """The sums of an interval by :data:`AGENT_COLUMNS`; None where the warehouse has no row.
@@ -113,7 +112,7 @@ class Agent:
         """What :meth:`dump` gave."""
         agent = cls()
         statuses, handled = state
-        agent.statuses = [tuple(status) for status in statuses]
+        agent.statuses = [(at_ms, id_, intern(status)) for at_ms, id_, status in statuses]
         agent.handled = dict(handled)
         return agent
 

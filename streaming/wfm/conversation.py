@@ -7,6 +7,7 @@ warehouse (``warehouse/sql/facts.sql``, docs/warehouse.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import intern
 from typing import Any, NamedTuple
 
 from streaming.wfm.facts import (
@@ -112,6 +113,8 @@ class Conversation:
         if id_ in self._facts:
             return False
         self.last_ms = max(self.last_ms, at_ms)
+        # The same few names come again and again, each time as a new object.
+        queue, agent, media = _one(queue), _one(agent), _one(media)
         if media is not None and (self._first_media is None or (at_ms, id_) < self._first_media[:2]):
             self._first_media = at_ms, id_, media
             self._stale = True
@@ -232,10 +235,17 @@ class Conversation:
         """What :meth:`dump` gave; not measured yet."""
         conversation = cls()
         facts, media, connected, conversation._ended, conversation.last_ms = state
-        conversation._facts = {kept[2]: tuple(kept) for kept in facts}
+        conversation._facts = {
+            id_: (kind, at_ms, id_, _one(queue), _one(agent), _one(media), a_ms, b_ms)
+            for kind, at_ms, id_, queue, agent, media, a_ms, b_ms in facts
+        }
         conversation._first_media = None if media is None else tuple(media)
         conversation._connected = None if connected is None else tuple(connected)
         return conversation
+
+
+def _one(name: str | None) -> str | None:
+    return None if name is None else intern(name)
 
 
 def _or(media: str | None, default: str) -> str:

@@ -226,7 +226,7 @@ class Merger:
             if (merged := self._merged.get(topic)) is not None:
                 merged.fold.measure()
                 merged.pass_time()
-        self._touched |= read
+        self._touched |= read & self._merged.keys()
 
     def _take(self, message: Message) -> None:
         merged = self._merged.get(str(message.topic()))
@@ -249,11 +249,9 @@ class Merger:
 
     def _publish(self, now: float) -> None:
         until = now + _PUBLISH_S
-        for topic in list(self._touched):
-            merged = self._merged.get(topic)
-            if merged is None:
-                self._touched.discard(topic)
-                continue
+        # Who waited longest first: if there is not time for all, none waits for ever.
+        for topic in sorted(self._touched, key=lambda topic: self._merged[topic].published):
+            merged = self._merged[topic]
             if not merged.is_ready or now - merged.published < _PUBLISH_EVERY_S:
                 continue
             if now - merged.all_cells > _ALL_CELLS_EVERY_S or merged.fold.is_over(merged.forget_ms):

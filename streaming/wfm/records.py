@@ -73,7 +73,9 @@ class Records:
         wanted = changes.cells if all_cells else {cell for cell in changes.cells if cell[2] != open_ms}
         for cell in wanted:
             if (sums := fold.cells.get(cell)) is not None:
-                yield _record([QUEUE_INTERVAL, *cell[:2], instant(cell[2])], self._interval(cell, sums, version))
+                # As in the warehouse there is no row in which nothing happened; a late event may take all of it away.
+                value = self._interval(cell, sums, version) if any(sums) else None
+                yield _record([QUEUE_INTERVAL, *cell[:2], instant(cell[2])], value)
         changes.cells -= set(wanted)
         for name in changes.agents:
             yield _record([AGENT, name], self._agent(name, version))

@@ -24,8 +24,10 @@ def still_there(processes: list[psutil.Process]) -> list[str]:
 def marked_with(name: str, value: str) -> list[psutil.Process]:
     """Every living process that has this variable in its environment, without the caller."""
     found = []
-    for process in psutil.process_iter():
+    # Not psutil.process_iter: it remembers processes, and one whose id went to another meanwhile counts as ended.
+    for pid in psutil.pids():
         try:
+            process = psutil.Process(pid)
             if process.pid != os.getpid() and process.environ().get(name) == value and is_alive(process):
                 found.append(process)
         except (psutil.Error, OSError):

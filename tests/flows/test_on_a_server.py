@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import httpx
@@ -34,6 +35,13 @@ class Server:
         answer = self.http.post(f"/deployments/{found['id']}/create_flow_run", json={"parameters": parameters})
         return str(answer.raise_for_status().json()["id"])
 
+    def leave_scheduled(self, deployment: str) -> None:
+        """Of all deployments only this one starts by itself: runs that no test looks at take the CPU from the rest."""
+        for found in self.http.post("/deployments/filter", json={}).raise_for_status().json():
+            for schedule in found["schedules"] if found["name"] != deployment else ():
+                path = f"/deployments/{found['id']}/schedules/{schedule['id']}"
+                self.http.patch(path, json={"active": False}).raise_for_status()
+
     def state(self, run_id: str) -> str:
         return str(self.http.get(f"/flow_runs/{run_id}").raise_for_status().json()["state"]["type"])
 
@@ -51,9 +59,10 @@ def server(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
     prefect.start()
     environment = {"CCAAS_CONFIG": str(platform.config), "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     prefect.run_cli("deploy", "deploy", "--all", environment=environment)
-    for pool in ("streams", "batch"):
-        prefect.start_worker(pool, environment)
     running = Server(prefect, platform)
+    running.leave_scheduled("keep-alive")
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda pool: prefect.start_worker(pool, environment), ("streams", "batch")))
     yield running
     running.http.close()
     prefect.stop_workers()
@@ -63,7 +72,7 @@ def server(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def listener(port: int) -> int | None:
     """The process that listens on a port."""
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
             return connection.pid
     return None
 
@@ -81,7 +90,7 @@ def test_a_schedule_yields_a_run_and_a_killed_stream_comes_back(server: Server) 
     assert first is not None
     psutil.Process(first).send_signal(signal.SIGKILL)
     killed = time.monotonic()
-    until(lambda: listener(port) not in (None, first), 90, "analytics-sink came back")
+    until(lambda: listener(port) not in (None, first), 90, "analytics-sink came back", every=0.5)
     until(ready, 60, "analytics-sink is ready again")
     states = [run["state"]["type"] for run in server.runs("analytics-sink")]
     assert "CRASHED" in states
@@ -114,7 +123,7 @@ def test_a_window_the_wrong_way_round_fails_with_a_reason(server: Server) -> Non
 @pytest.mark.timeout(400)
 def test_a_stream_whose_machine_vanished_is_started_elsewhere(server: Server) -> None:
     port = server.platform.ports["cxone_publisher"]
-    until(lambda: listener(port) is not None, 150, "cxone-publisher runs")
+    until(lambda: listener(port) is not None, 150, "cxone-publisher runs", every=0.5)
     (run,) = [run for run in server.runs("cxone-publisher") if run["state"]["type"] == "RUNNING"]
     beats = {
         "filter": {

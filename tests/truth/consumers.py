@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
+import httpx
 import orjson
 import pandas as pd
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from devstack.python import python_environment
 from devstack.replay import Vendor
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Encoder
@@ -28,73 +25,14 @@ from tests.kafka import read_all, read_events
 from tests.processes import HTTP, ServiceProcess, free_port, until
 from tests.replaying import Replaying
 from tests.truth.from_trace import AGENT_COLUMNS, QUEUE_COLUMNS
+from tests.truth.simulated_crm import Crm
 
 # Section of the settings, and of [health], by service.
 SECTIONS = {"crm-sync": "crm", "analytics-sink": "sink", "wfm-realtime": "wfm"}
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _CATCH_UP_SECONDS = 120.0
 # A killed member's slot is free again after so long.
 _LEASE_SECONDS = "2"
-
-
-class Field(NamedTuple):
-    """A field of a conversation's or an agent's state; the first three say how new it is."""
-
-    timestamp: int
-    step: int
-    event_id: str
-    value: str
-
-
-States = dict[tuple[str, str, str, str], dict[str, str]]
-"""By vendor, tenant, kind and id: fields."""
-
-
-class Crm:
-    """A simulated CRM with its log of effects, as a process."""
-
-    def __init__(self, folder: Path) -> None:
-        self._log = folder / "crm.effects"
-        port_file = folder / "crm.port"
-        self._output = (folder / "crm.log").open("wb")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "devstack.simulators.crm", "--log", self._log, "--port-file", port_file],
-            env=python_environment(),
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-        )
-        until(port_file.exists, _START_SECONDS, "the CRM simulator serves")
-        self.url = f"http://127.0.0.1:{port_file.read_text().strip()}"
-
-    def misbehave(self, **orders: object) -> None:
-        HTTP.post(f"{self.url}/control/misbehave", json=orders).raise_for_status()
-
-    def answers(self) -> dict[str, int]:
-        """How many calls were answered how."""
-        found: dict[str, int] = HTTP.get(f"{self.url}/control/status").json()["answers"]
-        return found
-
-    def effects(self) -> Counter[str]:
-        """Events that had an effect, by key: read from the log's file, not told by the simulator."""
-        with closing(sqlite3.connect(f"file:{self._log}?mode=ro", uri=True)) as database:
-            return Counter(key for (key,) in database.execute("SELECT key FROM effect"))
-
-    def states(self) -> States:
-        """What conversations and agents look like."""
-        found: States = {}
-        with closing(sqlite3.connect(f"file:{self._log}?mode=ro", uri=True)) as database:
-            for *entity, name, value in database.execute("SELECT vendor, tenant_id, kind, id, field, value FROM state"):
-                found.setdefault((entity[0], entity[1], entity[2], entity[3]), {})[name] = value
-        return found
-
-    def close(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._output.close()
 
 
 class Consumers:
@@ -159,10 +97,12 @@ class Consumers:
         member.start()
 
     def _look_after(self) -> None:
-        """Start those again that ended by themselves, as their deployment would."""
+        """Start those again that ended by themselves, as their deployment would, unless by a fault unforeseen."""
         for members in self.members.values():
             for member in members:
                 if member.process.poll() is not None:
+                    text = member.log.read_text()
+                    assert "Traceback (most recent call last)" not in text, text[-3000:]
                     self._restart(member)
 
     def _ready(self, name: str) -> list[ServiceProcess]:
@@ -191,10 +131,6 @@ class Consumers:
             "CCAAS_SINK__FLUSH_SECONDS": "0.5",
             "CCAAS_WFM__PORT": str(free_port()),
         }
-
-    def tracebacks(self) -> list[str]:
-        """Logs that tell of an error that nobody foresaw: a member that is started again must not hide it."""
-        return [log.name for log in self.folder.glob("*.log") if "Traceback (most recent call last)" in log.read_text()]
 
     # What they leave
 
@@ -298,9 +234,7 @@ def consuming(running: Replaying, folder: Path, *, members: int) -> Iterator[Con
 def _is_ready(member: ServiceProcess) -> bool:
     try:
         return HTTP.get(f"{member.health}/readyz", timeout=5).status_code == 200
-    except OSError:
-        return False
-    except Exception:  # noqa: BLE001 (not up, or just killed)
+    except httpx.HTTPError:  # not up yet, or killed a moment ago
         return False
 
 

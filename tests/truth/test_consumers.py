@@ -20,9 +20,10 @@ from streaming.settings import Settings
 from tests.processes import until
 from tests.replaying import Replaying, read_table, replaying
 from tests.truth.compare import assert_equal_tables
-from tests.truth.consumers import SECTIONS, Consumers, States, consuming
+from tests.truth.consumers import SECTIONS, Consumers, consuming
 from tests.truth.from_trace import expected_tables
 from tests.truth.offline_fold import offline_fold
+from tests.truth.simulated_crm import States
 from tests.truth.test_replay import assert_equals_the_truth, small_trace
 from warehouse.engine import Warehouse, writer
 from warehouse.load_conversations import load_conversations
@@ -168,7 +169,6 @@ def prove(stack: LocalStack, folder: Path, trace: Path, *, seconds: float, point
         assert_the_crm_knows(consumers, raw)
         assert consumers.dead_letters() == 0
         assert_live_equals_the_truth(running, consumers, trace)
-        assert consumers.tracebacks() == []
 
 
 @pytest.mark.timeout(300)

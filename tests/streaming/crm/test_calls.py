@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -267,6 +268,29 @@ def test_at_the_deadline_the_rest_is_left() -> None:
     with closing(Server(some)) as server:
         answers = make(server, 5, deadline_seconds=2)
     assert answers.taken == {"e-0", "e-1"}
+
+
+def test_calls_that_were_cut_off_at_any_point_leave_the_next_ones_room() -> None:
+    """A pool whose connection counts as used for ever would be a call less from then on."""
+    chance = random.Random(1)
+    is_slow = True
+
+    async def about_at_the_timeout(_number: int, _headers: dict[str, str], out: asyncio.StreamWriter) -> None:
+        for part in (b"HTTP/1.1 200 x\r\n", b"Content-Length: 21\r\n\r\n", DONE[:5], DONE[5:]):
+            if is_slow:
+                await asyncio.sleep(chance.uniform(0, 0.03))
+            out.write(part)
+
+    with closing(Server(about_at_the_timeout)) as server:
+        hasty = CrmSettings(url=server.url, timeout_seconds=0.05, deadline_seconds=2, concurrency=8)
+        client = HttpCrmClient(hasty)
+        calls = Calls(client, hasty, threading.Event())
+        with closing(calls):
+            for _ in range(3):
+                calls.make(activities(200))
+            is_slow = False
+            client._timeout = 30
+            assert len(calls.make(activities(100)).taken) == 100
 
 
 def test_an_id_that_no_header_can_carry_is_refused() -> None:

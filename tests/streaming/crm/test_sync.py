@@ -39,7 +39,7 @@ def test_an_event_that_is_on_the_bus_twice_has_one_effect(path: CrmPath) -> None
 def test_a_tenant_that_comes_later_needs_no_restart(path: CrmPath) -> None:
     """Nor do the settings know it."""
     later = Tenant(tenant_id=f"later-{path.platform.suffix}", vendor="cxone", partitions=1)
-    event = {**path.event(EventType.STARTED, 1), "vendor": "cxone", "tenant_id": later.tenant_id}
+    event = {**path.event(EventType.STARTED, 2), "vendor": "cxone", "tenant_id": later.tenant_id}
     path.send(path.event(EventType.STARTED, 1))
     with path.member():
         path.wait_until_read()
@@ -49,7 +49,7 @@ def test_a_tenant_that_comes_later_needs_no_restart(path: CrmPath) -> None:
         assert producer.flush(30) == 0
         path.until(lambda: len(path.crm.states()) == 2, 60, "the CRM knows it")
     (message,) = read_all(path.platform, later.topic("crm.state"))
-    assert Change.read(message.value() or b"").entity == ("cxone", later.tenant_id, "conversation", "c-1")
+    assert Change.read(message.value() or b"").entity == ("cxone", later.tenant_id, "conversation", "c-2")
 
 
 def test_the_state_topic_keeps_what_the_tenants_events_keep(path: CrmPath) -> None:

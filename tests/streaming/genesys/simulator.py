@@ -69,7 +69,7 @@ class GenesysPath:
     def wait_until_all_is_on_the_bus(self, seconds: float = 60) -> list[dict[str, Any]]:
         """Every event of the trace is there and no other; gives all records, repeats included."""
         until(lambda: self.status()["state"] == "done", seconds, "trace played")
-        until(lambda: len(self.ids()) >= len(self.expected_ids), seconds, "all on the bus")
+        until(lambda: len(self.ids()) >= len(self.expected_ids), seconds, "all on the bus", every=0.2)
         events = read_events(self.platform, self.topic)
         assert {event["event_id"] for event in events} == self.expected_ids
         return events

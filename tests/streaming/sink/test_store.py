@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from streaming.errors import ConfigurationError, ServiceUnavailableError
+from streaming.settings import Settings
 from streaming.sink.store import TEMPORARY, LocalStore, Store, open_store
 from tests.s3 import S3Server
 
@@ -136,3 +138,10 @@ print([path.name for path in Path(sys.argv[1]).rglob("*") if path.is_file()])
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:3] == ["27", "[]", "['a']"]  # EFBIG
+
+
+def test_the_landing_zone_lies_where_the_settings_say(tmp_path: Path) -> None:
+    assert Settings(data_dir=tmp_path).landing == f"{tmp_path}/landing"
+    assert Settings(data_dir=tmp_path, sink={"landing": "s3://bucket/x"}).landing == "s3://bucket/x"
+    with pytest.raises(ValidationError, match="absolute path or a URL"):
+        Settings(data_dir=tmp_path, sink={"landing": "somewhere/else"})

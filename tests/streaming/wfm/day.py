@@ -121,7 +121,7 @@ def by_warehouse(folder: Path, items: list[Event]) -> Tables:
 
 
 def by_records(records: dict[tuple[str, ...], dict[str, Any]], oracle: Tables) -> Tables:
-    """The same columns of the live topic's records; an interval in which all was taken back counts as none."""
+    """The same columns of the live topic's records."""
     found: Tables = {}
     for name, kind in (("queue_intervals", "queue_interval"), ("agent_intervals", "agent_interval")):
         columns = list(oracle[name][0])
@@ -131,13 +131,6 @@ def by_records(records: dict[tuple[str, ...], dict[str, Any]], oracle: Tables) -
             for key, record in records.items()
             if key[0] == kind and record["interval_start"] < end
         ]
-        if name == "queue_intervals":
-            sums = [
-                column
-                for column in columns
-                if column not in {"queue_id", "media_type", "interval_start", "interval_minutes"}
-            ]
-            rows = [row for row in rows if any(row[column] for column in sums)]
         first = columns[0]
         found[name] = sorted(rows, key=lambda row: (row[first], row.get("media_type", ""), row["interval_start"]))
     return found

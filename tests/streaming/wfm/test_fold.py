@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from schemas.canonical import EventType
 from streaming.instants import to_ms
 from streaming.wfm.conversation import Rules
 from streaming.wfm.facts import Fact, Segment, fact_of, read_block, write_block
 from streaming.wfm.fold import Fold, Limits
 from streaming.wfm.records import Records
 from tests.streaming.wfm.day import END, by_records, by_warehouse, canonical, half_day
-from tests.warehouse.events import Event
+from tests.warehouse.events import Event, at, event, status
 
 HOUR_MS = 3_600_000
 RULES = Rules(15 * 60_000, 20_000)
@@ -108,3 +110,113 @@ def test_live_intervals_are_those_of_the_warehouse(seed: int, tmp_path: Path) ->
     assert by_records(topic.records, oracle) == oracle
     assert len(oracle["queue_intervals"]) > 50
     assert len(oracle["agent_intervals"]) > 100
+
+
+def segment_of(items: list[Event], first: int = 0, partition: int = 0) -> Segment:
+    facts = [fact for number, item in enumerate(items) if (fact := fact_of(canonical(item), first + number))]
+    return Segment(partition, first, first + len(items), max(fact[2] for fact in facts), facts)
+
+
+def apply(fold: Fold, topic: Topic, items: list[Event], first: int = 0) -> None:
+    fold.apply(segment_of(items, first), 0)
+    fold.measure()
+    topic.publish(all_cells=True)
+
+
+SALES_0900 = ("queue_interval", "sales", "VOICE", "1999-01-04T09:00:00Z")
+
+
+def test_a_late_event_amends_an_interval_that_is_over() -> None:
+    fold = fold_of()
+    topic = Topic(fold)
+    entered = event(EventType.QUEUED, "09:00:00", "c1", queue="sales", media="VOICE")
+    apply(fold, topic, [entered, event(EventType.STARTED, "09:31:00", "c2")])
+    fold.close_until(to_ms(at("09:31:00")))
+    topic.publish(all_cells=False)
+    assert (topic.records[SALES_0900]["closed"], topic.records[SALES_0900]["answered"]) == (True, 0)
+    late = event(EventType.ASSIGNED, "09:00:30", "c1", queue="sales", agent="anna", media="VOICE")
+    apply(fold, topic, [late, status("09:05:00", "anna", "IDLE")], first=2)
+    assert (topic.records[SALES_0900]["closed"], topic.records[SALES_0900]["answered"]) == (True, 1)
+    assert topic.records[SALES_0900]["wait_answered_ms"] == 30_000
+    anna = topic.records["agent_interval", "anna", "1999-01-04T09:00:00Z"]
+    assert anna["idle_ms"] == 600_000
+    apply(fold, topic, [status("09:00:00", "anna", "OFF_QUEUE"), status("09:05:01", "anna", "OFF_QUEUE")], first=4)
+    assert topic.records["agent_interval", "anna", "1999-01-04T09:00:00Z"]["idle_ms"] == 1000
+
+
+def test_what_is_older_than_what_is_kept_amends_no_more() -> None:
+    fold = fold_of()
+    topic = Topic(fold)
+    apply(fold, topic, [event(EventType.QUEUED, "01:00:00", "c1", queue="sales", media="VOICE")])
+    apply(fold, topic, [event(EventType.STARTED, "09:00:00", "c2")], first=1)
+    fold.close_until(to_ms(at("09:00:00")))
+    fold.forget(to_ms(at("09:00:00")))
+    assert fold.cells == {}
+    apply(fold, topic, [event(EventType.QUEUED, "02:00:00", "c3", queue="sales", media="VOICE")], first=2)
+    assert fold.cells == {}
+    assert topic.records["queue", "sales", "VOICE"]["waiting"] == 1, "the one that waits since 01:00 is still known"
+    apply(fold, topic, [event(EventType.ENDED, "09:05:00", "c1")], first=3)
+    assert topic.records["queue", "sales", "VOICE"]["waiting"] == 0
+
+
+def test_rows_are_bounded_whatever_comes() -> None:
+    fold = fold_of()
+    topic = Topic(fold)
+    most = 2_000
+    for number in range(40):
+        calls = [
+            event(EventType.QUEUED, at("00:00:00") + timedelta(minutes=10 * number), f"c{number}-{call}", queue="sales")
+            for call in range(500)
+        ]
+        apply(fold, topic, calls, first=500 * number)
+        fold.close_until(fold.clock_ms)
+        while fold.rows > most:
+            topic.publish(all_cells=True)
+            fold.shrink()
+    assert 0 < fold.rows <= most
+    offered = [record["offered"] for key, record in topic.records.items() if key[0] == "queue_interval"]
+    assert sum(offered) == 40 * 500, "what is forgotten was published before"
+
+
+def test_a_gap_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    fold = fold_of()
+    fold.apply(segment_of([event(EventType.STARTED, "09:00:00", "c1")], first=5), 0)
+    fold.apply(segment_of([event(EventType.STARTED, "09:00:00", "c2")], first=9), 0)
+    assert fold.covered == {0: 10}
+    assert "facts are missing" in capsys.readouterr().out
+
+
+def test_other_rules_cut_what_is_kept_anew() -> None:
+    fold = fold_of()
+    items = half_day(1, 50)
+    fold.apply(segment_of(items), 0)
+    fold.measure()
+    hourly = Fold("genesys.bank-north", Rules(60 * 60_000, 30_000), LIMITS)
+    hourly.load(orjson.loads(orjson.dumps(fold.head())), orjson.loads(orjson.dumps(list(fold.dump()))))
+    direct = Fold("genesys.bank-north", Rules(60 * 60_000, 30_000), LIMITS)
+    direct.apply(segment_of(items), 0)
+    direct.measure()
+    assert hourly.cells == direct.cells
+    assert hourly.queues == direct.queues
+
+
+@pytest.mark.parametrize("garbage", [None, b"", b"{", b"7", b"[[1,2]]", b'[{"a":1}]'])
+def test_a_record_that_is_no_block_says_so(garbage: bytes | None) -> None:
+    with pytest.raises(ValueError, match="no block of facts"):
+        read_block(garbage)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"event_type": "conversation.painted"},
+        {"timestamp": -1},
+        {"timestamp": 253_402_300_800_000},
+        {"payload": {}},
+    ],
+)
+def test_what_live_figures_have_no_use_for_is_no_fact(change: dict[str, Any]) -> None:
+    good = canonical(event(EventType.QUEUED, "09:00:00", "c1", queue="sales"))
+    assert fact_of(good, 0) is not None
+    changed: Any = {**good, **change}
+    assert fact_of(changed, 0) is None

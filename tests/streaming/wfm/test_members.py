@@ -52,7 +52,7 @@ def test_three_members_killed_in_turn(platform: Platform, tmp_path: Path) -> Non
     sent = shuffled(items, 7)
     members = Members(platform, 3)
     with members.running() as processes:
-        step = len(sent) // 6 + 1
+        step = len(sent) // 4 + 1
         for number, first in enumerate(range(0, len(sent), step)):
             bus.publish(sent[first : first + step])
             victim = processes[number % 3]

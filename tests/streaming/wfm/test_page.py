@@ -47,12 +47,13 @@ def test_the_page_shows_and_follows(bus: Bus, url: str, tmp_path: Path) -> None:
         ]
     )
     with browser(tmp_path / "profile") as page:
-        page.open(url)
+        page.open(f"{url}/#genesys%2F{bus.tenant.tenant_id}")
 
         def queues() -> list[list[str]]:
             return [row.split("\t") for row in page.texts("#queues tr")[1:]]
 
-        until(lambda: [row[:3] for row in queues()] == [[NASTY, "VOICE", "1"], ["sales", "VOICE", "2"]], what="queues")
+        wanted = [[NASTY, "VOICE", "1"], ["sales", "VOICE", "2"]]
+        until(lambda: [row[:3] for row in queues()] == wanted, what="queues")
         assert page.texts("h1") == ["Live queues and agents"]
         assert page.texts("#state") == ["live"]
         assert page.evaluate("document.querySelectorAll('img').length") == 0
