@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := .uv/bin/uv
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo test lint truth trouble drift proofs bench clean
+.PHONY: help install demo test lint truth trouble drift consumers proofs bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,7 @@ demo: install ## The main job: a real day of calls through the whole platform (A
 	$(RUN) ccaas demo $(ARGS)
 
 test: install ## Unit and integration tests on real Kafka and registry
-	$(RUN) pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 lint: install ## Style, types, versions of the schema
 	$(RUN) ruff check .
@@ -44,6 +44,9 @@ trouble: install ## Slow proof: a day of floods, lost webhooks, rotated keys and
 
 drift: install ## Slow proof: a month with a new field, an hour with a renamed one
 	$(RUN) pytest -m slow tests/truth/test_drift.py $(ARGS)
+
+consumers: install ## Slow proof: a day with every consumer killed 50 times ends in the same CRM, tables and live figures
+	$(RUN) pytest -m slow tests/truth/test_consumers.py $(ARGS)
 
 proofs: install ## All slow proofs: the month and the watchdogs
 	$(RUN) pytest -m slow $(ARGS)

@@ -47,6 +47,7 @@ class Bus:
                 "isolation.level": "read_committed",
                 # The end of a transaction has an offset and is no record.
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 50,
             }
         )
 
@@ -69,7 +70,7 @@ class Bus:
         read = 0
         deadline = time.monotonic() + _READ_DEADLINE_S
         while unread:
-            for message in self._consumer.consume(5000, 1.0):
+            for message in self._consumer.consume(5000, 0.05):
                 error = message.error()
                 if error is not None:
                     if error.code() == KafkaError._PARTITION_EOF:

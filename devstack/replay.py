@@ -143,6 +143,11 @@ class CallReplay:
         self._genesys_options = genesys_options or {}
         self._registry_options = registry_options or {}
         self._secret = secrets.token_hex(16)
+        # One client: each loads the CA certificates, 25 ms of a core, and simulators are asked twice a second.
+        # trust_env=False: a proxy of the environment must not see loopback traffic.
+        self._http = httpx.Client(
+            timeout=_REQUEST_SECONDS, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     @property
     def start(self) -> datetime:
@@ -232,8 +237,7 @@ class CallReplay:
         url = f"{self.urls[vendor]}/control/{what}"
         log = self.stack.processes.log_file(f"simulator-{vendor}")
         try:
-            # trust_env=False: a proxy of the environment must not see loopback traffic.
-            answer = httpx.request(method, url, json=body, timeout=_REQUEST_SECONDS, trust_env=False)
+            answer = self._http.request(method, url, json=body)
         except (httpx.HTTPError, OSError) as error:
             msg = f"{vendor} simulator does not answer ({type(error).__name__}: {error}); its log is {log}"
             raise StackError(msg) from error

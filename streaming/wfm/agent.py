@@ -31,9 +31,11 @@ class Agent:
         handled: Finished legs by interval's start.
     """
 
-    __slots__ = ("handled", "statuses")
+    __slots__ = ("_added", "handled", "statuses")
 
     def __init__(self) -> None:
+        # From when, up to which number, and the sums of sums_until_newest.
+        self._added: tuple[int, int, list[int]] | None = None
         self.statuses: list[Status] = []
         self.handled: dict[int, int] = {}
 
@@ -53,6 +55,8 @@ class Agent:
                 if known_id == id_:
                     return None
             place = bisect_left(statuses, (at_ms, id_))
+        if place < len(statuses):
+            self._added = None
         insort(statuses, (at_ms, id_, intern(status)))
         return statuses[place + 1][0] if place + 1 < len(statuses) else at_ms
 
@@ -65,23 +69,36 @@ class Agent:
             longest_ms: For so long a status other than OFF_QUEUE lasts at most.
         """
         sums = [0] * len(STATUSES)
-        statuses = self.statuses
-        number, count = max(0, bisect_left(statuses, (start_ms,)) - 1), len(statuses)
-        while number < count:
+        first = max(0, bisect_left(self.statuses, (start_ms,)) - 1)
+        self._add_spans(sums, first, len(self.statuses), start_ms, end_ms, longest_ms)
+        return sums
+
+    def sums_until_newest(self, start_ms: int, longest_ms: int) -> list[int]:
+        """As :meth:`sums`, from an instant until the newest status began; what was added up already is remembered."""
+        last = len(self.statuses) - 1
+        if self._added is None or self._added[0] != start_ms:
+            self._added = start_ms, max(0, bisect_left(self.statuses, (start_ms,)) - 1), [0] * len(STATUSES)
+        _, first, sums = self._added
+        self._add_spans(sums, first, last, start_ms, self.statuses[last][0], longest_ms)
+        self._added = start_ms, last, sums
+        return list(sums)
+
+    def _add_spans(self, sums: list[int], first: int, last: int, start_ms: int, end_ms: int, longest_ms: int) -> None:
+        """Add what the statuses numbered ``[first, last)`` lasted within ``[start, end)``."""
+        statuses, count = self.statuses, len(self.statuses)
+        for number in range(first, last):
             at_ms, _, status = statuses[number]
             if at_ms >= end_ms:
-                break
-            number += 1
+                return
             column = _COLUMN.get(status)
             if column is None:
                 continue
-            end = statuses[number][0] if number < count else end_ms
+            end = statuses[number + 1][0] if number + 1 < count else end_ms
             if column != _OFF_QUEUE:
                 end = min(end, at_ms + longest_ms)
             lasted = min(end, end_ms) - max(at_ms, start_ms)
             if lasted > 0:
                 sums[column] += lasted
-        return sums
 
     def interval(self, start_ms: int, end_ms: int, longest_ms: int) -> list[int] | None:
         """The sums of an interval by :data:`AGENT_COLUMNS`; None where the warehouse has no row.
@@ -100,6 +117,7 @@ class Agent:
         """Keep what is at or after an instant, and the newest status before it; how many statuses went."""
         gone = max(0, bisect_left(self.statuses, (horizon_ms,)) - 1)
         del self.statuses[:gone]
+        self._added = None
         self.handled = {start: count for start, count in self.handled.items() if start >= horizon_ms}
         return gone
 

@@ -130,7 +130,7 @@ class Records:
             return None
         since_ms, _, status = agent.statuses[-1]
         start = since_ms - since_ms % self._step_ms
-        sums = agent.sums(start, since_ms, self._fold.limits.status_ms)
+        sums = agent.sums_until_newest(start, self._fold.limits.status_ms)
         open_ms = self._fold.clock_ms - self._fold.clock_ms % self._step_ms
         return {
             "agent_id": name,

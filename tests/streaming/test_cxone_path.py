@@ -193,7 +193,7 @@ def test_kafka_down_for_a_while_means_waiting_and_no_dead_letter(path: CxonePath
         time.sleep(1)
     finally:
         broker.start()
-    until(lambda: len(path.landed()) == 21, 60, "landed after")
+    until(lambda: len(path.landed()) == 21, 150, "landed after")
     assert read_all(path.platform, path.dlq_topic) == []
 
 

@@ -258,12 +258,12 @@ class CrmPath:
         until(holds, seconds, what)
 
     # A broker that was stopped for a while may not lead a partition or a group for a moment.
-    @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(30), wait=wait_fixed(0.2), reraise=True)
+    @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(90), wait=wait_fixed(0.2), reraise=True)
     def lag(self) -> int:
         """Records of the topic that the group has not committed."""
         ends = _ends(self._reader, self.tenant.events_topic)
         places = [TopicPartition(self.tenant.events_topic, number) for number in ends]
-        done = [max(0, place.offset) for place in self._reader.committed(places, timeout=30)]
+        done = [max(0, place.offset) for place in self._reader.committed(places, timeout=5)]
         return sum(high for _, high in ends.values()) - sum(done)
 
     def assert_exactly_once(self, refused: Collection[str] = ()) -> None:

@@ -153,7 +153,7 @@ def test_a_broker_that_stands_still_is_waited_for(path: CrmPath) -> None:
             time.sleep(3)
         finally:
             os.kill(broker.child.pid, signal.SIGCONT)
-        path.wait_until_read()
+        path.wait_until_read(150)
     path.assert_exactly_once()
 
 

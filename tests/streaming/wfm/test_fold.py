@@ -13,6 +13,7 @@ import pytest
 
 from schemas.canonical import EventType
 from streaming.instants import to_ms
+from streaming.wfm.agent import Agent
 from streaming.wfm.conversation import Rules
 from streaming.wfm.facts import Fact, Segment, fact_of, read_block, write_block
 from streaming.wfm.fold import Fold, Limits
@@ -220,3 +221,18 @@ def test_what_live_figures_have_no_use_for_is_no_fact(change: dict[str, Any]) ->
     assert fact_of(good, 0) is not None
     changed: Any = {**good, **change}
     assert fact_of(changed, 0) is None
+
+
+def test_an_agents_time_before_its_status_is_added_up_as_it_comes() -> None:
+    rng = random.Random(3)
+    statuses = [item for item in half_day(3, 0) if item.payload["agent_id"] == "agent-3"]
+    shuffled = sorted(statuses, key=lambda item: item.time + timedelta(seconds=rng.choice((0, 0, 0, 900))))
+    agent, longest_ms = Agent(), 168 * HOUR_MS
+    for number, item in enumerate(shuffled):
+        agent.add(to_ms(item.time), item.event_id, item.payload["agent_status"])
+        since_ms = agent.statuses[-1][0]
+        start_ms = since_ms - since_ms % RULES.step_ms
+        assert agent.sums_until_newest(start_ms, longest_ms) == agent.sums(start_ms, since_ms, longest_ms)
+        if number % 5 == 4:
+            agent.forget_before(since_ms - HOUR_MS)
+    assert len(shuffled) > 10
