@@ -5,6 +5,7 @@ Source: docs of Confluent's Schema Registry, "Wire format".
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 from collections.abc import Callable
@@ -132,6 +133,15 @@ class Decoder:
             ServiceUnavailableError: the registry can't be asked.
         """
         return self._known.get(schema_id) or self._learn(schema_id)
+
+    def ask_for(self, schema_id: int) -> None:
+        """Have a schema known if there is such a one: records under it are then decoded without the registry.
+
+        Raises:
+            ServiceUnavailableError: the registry can't be asked.
+        """
+        with contextlib.suppress(BadEventError):
+            self.written_under(schema_id)
 
     def _learn(self, schema_id: int) -> WriterSchema:
         try:

@@ -112,6 +112,11 @@ def original_headers(headers: Iterable[tuple[str, bytes | None]]) -> Headers:
     return [(key, value) for key, value in headers if not key.startswith((_CONNECT, _OWN))]
 
 
+def own_headers(headers: Headers) -> Headers:
+    """Those that say what went wrong, without the failed record's own."""
+    return [(key, value) for key, value in headers if key.startswith((_CONNECT, _OWN))]
+
+
 def origin_of(headers: Iterable[tuple[str, bytes | None]]) -> Origin | None:
     """Where a dead letter's headers say that the record lay on Kafka; None if they do not."""
     texts = {key: (value or b"").decode("utf-8", "replace") for key, value in headers if key.startswith(_CONNECT)}

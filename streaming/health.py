@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -16,6 +18,8 @@ log = structlog.get_logger()
 
 # A loop that made no step for so long is stuck: the watchdog of PREFECT.md, which heartbeats are not.
 STUCK_AFTER_S = 60.0
+# Then it is ended, so that Prefect starts it anew. Kafka has given its partitions to others by then.
+END_AFTER_S = 300.0
 _RETRY_BIND_S = 5.0
 
 
@@ -33,6 +37,27 @@ class Progress:
     def age(self) -> float:
         """Seconds since the last step."""
         return time.monotonic() - self._last
+
+
+@contextlib.contextmanager
+def ended_when_stuck(progress: Progress, after_s: float = END_AFTER_S) -> Iterator[None]:
+    """Watch the loop within from a thread of its own; the process is ended if it makes no step for so long.
+
+    As after ``kill -9`` nothing is lost: what was not committed is read again.
+    """
+    left = threading.Event()
+
+    def watch() -> None:
+        while not left.wait(min(1.0, after_s / 10)):
+            if progress.age > after_s:
+                log.critical("the loop is stuck; the process ends, to be started anew", seconds=round(progress.age))
+                os._exit(os.EX_SOFTWARE)  # an orderly end would wait for the loop
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
 
 
 class HealthServer:

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Encoder
-from streaming.deadletter import Headers
+from streaming.deadletter import Headers, own_headers
 from streaming.drift import DriftWatch
 from streaming.errors import BadEventError, ServiceUnavailableError
 from streaming.settings import Settings, Tenant
@@ -140,7 +140,7 @@ class Publisher:
         acknowledged: Callable[[], None],
     ) -> None:
         """Queue a dead letter: the original's bytes, cut to what a record can hold; else as :meth:`publish`."""
-        value = value if value is None else value[:MAX_VALUE_BYTES]
+        key, value, headers = fitting(key, value, headers)
         counter = dead_lettered.labels(tenant.vendor, tenant.tenant_id)
         self._produce(tenant.dlq_topic, key, value, headers, counter, acknowledged)
         if self._drift is not None:
@@ -239,6 +239,18 @@ class Publisher:
         except KafkaException:
             return False
         return True
+
+
+def fitting(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[bytes | None, bytes | None, Headers]:
+    """Key, value and headers of a dead letter, cut to what a record can hold.
+
+    The end of the value goes first; if that is not enough, the original's headers and its key go too.
+    """
+    room = MAX_VALUE_BYTES - len(key or b"") - sum(len(name) + len(text or b"") for name, text in headers)
+    if room < 0:
+        key, headers = None, own_headers(headers)
+        room = MAX_VALUE_BYTES
+    return key, value if value is None else value[:room], headers
 
 
 def _log_error(error: KafkaError) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -14,26 +13,31 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import Counter
 
 from schemas.canonical import CanonicalEvent
-from schemas.codec import Decoder
+from schemas.codec import HEADER, MAGIC, Decoder
 from streaming.consumer.gauges import Gauges
 from streaming.consumer.positions import checked, committed_offsets, spans
 from streaming.consumer.work import Consumption, Partition, Work
 from streaming.deadletter import KAFKA, Headers, Origin, dead_letter_headers, headers_of
 from streaming.errors import BadEventError, ServiceUnavailableError
 from streaming.publisher import Publisher
-from streaming.service import when_available
 from streaming.settings import Settings, Tenant
 from streaming.topics import dead_letter_topic, ensure
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 DRAIN_S = 20.0
 """One deadline for all that a revoke or the end does."""
 
 _POLL_S = 0.1
 _KAFKA_S = 20.0
-_TOPIC = re.compile(r"ccaaus\.events\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+# A killed member's open transaction may hold offsets of the partitions: Kafka ends it after 20 s at most, and looks
+# for such every 10 s.
+_COMMITTED_S = 40.0
+_TOPIC = re.compile(r"ccaaus\.events\.([A-Za-z0-9_-]{1,100})\.([A-Za-z0-9_-]{1,100})")
+# How long partitions wait whose records need a schema that the registry can't be asked for.
+_REGISTRY_S = 5.0
+# Of schema ids seen; of garbage each record may have another.
+_MOST_IDS = 10_000
 
 poison = Counter("ccaas_consumer_dead_letters", "Records that this consumer could not read", ["consumer"])
 
@@ -47,17 +51,15 @@ class Member:
         slot: Name of the slot.
         decoder: For the records' values.
         publisher: For dead letters.
-        stop: Ends waiting for the registry.
     """
 
-    def __init__(  # noqa: PLR0917 (the parts that a member is made of)
+    def __init__(
         self,
         settings: Settings,
         consumption: Consumption,
         slot: str,
         decoder: Decoder,
         publisher: Publisher,
-        stop: threading.Event,
     ) -> None:
         self.settings = settings
         self.slot = slot
@@ -67,10 +69,10 @@ class Member:
         self._positions: dict[Partition, int] = {}
         self._consumption = consumption
         self._publisher = publisher
-        self._stop = stop
         self._work: Work | None = None
         self._held: dict[Partition, float] = {}
-        self._tenants = {tenant.events_topic: tenant for tenant in settings.tenants}
+        self._tenants: dict[str, Tenant | None] = {tenant.events_topic: tenant for tenant in settings.tenants}
+        self._ids: set[bytes] = set()
         # Changes with the assignment: a poll may return records of partitions that went away during it.
         self._generation = 0
         self._left = False
@@ -148,32 +150,35 @@ class Member:
     # For the work
 
     def decode(self, message: Message) -> CanonicalEvent:
-        """The record's event; waits while the registry is asked for a schema id that is new and does not answer.
+        """The record's event.
 
         Raises:
             BadEventError: the record is no event.
-            ServiceUnavailableError: stopped while waiting.
+            ServiceUnavailableError: the registry went away since :meth:`step` asked it for the record's schema.
         """
-        value = message.value()
-        return self.with_registry(lambda: self.decoder.decode(value))
-
-    def with_registry(self, call: Callable[[], T]) -> T:
-        """What a call gives that may ask the registry; while that does not answer, it is tried again.
-
-        Raises:
-            ServiceUnavailableError: stopped while waiting.
-        """
-        try:
-            return call()
-        except ServiceUnavailableError:
-            return when_available("schema registry", call, self._stop)
+        return self.decoder.decode(message.value())
 
     def dead_letter(self, message: Message, error: BadEventError) -> None:
-        """Queue a record for its tenant's dead letters; :meth:`settle_dead_letters` before its offset is committed."""
+        """Queue a record for its tenant's dead letters; :meth:`settle_dead_letters` before its offset is committed.
+
+        Raises:
+            ServiceUnavailableError: there is no room for it, and Kafka takes none for 20 s.
+        """
         letter = self.dead_letter_record(message, error)
-        if letter is not None:
-            tenant, key, value, headers = letter
-            self._publisher.dead_letter(tenant, key=key, value=value, headers=headers, acknowledged=lambda: None)
+        if letter is None:
+            return
+        tenant, key, value, headers = letter
+        deadline = time.monotonic() + DRAIN_S
+        while True:
+            try:
+                self._publisher.dead_letter(tenant, key=key, value=value, headers=headers, acknowledged=lambda: None)
+            except BufferError:
+                if time.monotonic() > deadline:
+                    msg = f"{self.slot}: Kafka does not take dead letters"
+                    raise ServiceUnavailableError(msg) from None
+                self._publisher.poll(0.05)
+            else:
+                return
 
     def dead_letter_record(
         self, message: Message, error: BadEventError
@@ -183,8 +188,7 @@ class Member:
         origin = Origin(topic, int(message.partition() or 0), int(message.offset() or 0))
         poison.labels(self._consumption.name).inc()
         tenant = self.tenant_of(topic)
-        if tenant is None:
-            log.error("a record of a topic that is no tenant's is passed over", origin=origin, error=str(error))
+        if tenant is None:  # told once, when the topic was met; the record stays there
             return None
         log.warning("a record goes to the dead letters", origin=origin, error=str(error))
         headers = dead_letter_headers(
@@ -213,12 +217,23 @@ class Member:
         Raises:
             ServiceUnavailableError: a new tenant's dead-letter topic can't be made now.
         """
-        tenant = self._tenants.get(topic)
-        if tenant is None and (match := _TOPIC.fullmatch(topic)):
-            tenant = Tenant(vendor=match[1], tenant_id=match[2])
-            ensure(self.settings.kafka, [dead_letter_topic(self.settings.kafka, tenant)])
-            self._tenants[topic] = tenant
-        return tenant
+        if topic not in self._tenants:
+            self._meet([topic])
+        return self._tenants[topic]
+
+    def _meet(self, topics: Iterable[str]) -> None:
+        """Learn whose topics these are; tenants that the settings do not know get a topic for their dead letters."""
+        new: dict[str, Tenant | None] = {}
+        for topic in set(topics) - self._tenants.keys():
+            match = _TOPIC.fullmatch(topic)
+            new[topic] = Tenant(vendor=match[1], tenant_id=match[2]) if match else None
+            if match is None:
+                log.error("a topic is no tenant's: what of it can't be read is passed over; mend the pattern of topics",
+                          topic=topic)  # fmt: skip
+        kafka = self.settings.kafka
+        if tenants := [tenant for tenant in new.values() if tenant is not None]:
+            ensure(kafka, [dead_letter_topic(kafka, tenant) for tenant in tenants])
+        self._tenants |= new
 
     def cluster_id(self) -> str:
         """Id of the Kafka cluster.
@@ -299,16 +314,50 @@ class Member:
             msg = f"{self.slot}: {failure.args[0].str()}"
             raise ServiceUnavailableError(msg) from None
         messages = [message for message in polled if message.error() is None]
-        if len(messages) < len(polled):
-            for message in polled:
-                if (error := message.error()) is not None:
-                    self._on_error(message, error)
         if generation != self._generation:
             messages = [m for m in messages if (m.topic(), m.partition()) in self.assigned]
         positions = self._positions
         for message in messages:
             positions[message.topic(), message.partition()] = message.offset() + 1  # type: ignore[index,operator]  # a record has them
-        return messages
+        if len(messages) < len(polled):  # after the records: the end of a partition lies behind them
+            for message in polled:
+                if (error := message.error()) is not None:
+                    self._on_error(message, error)
+        return self._readable(messages)
+
+    def _readable(self, messages: list[Message]) -> list[Message]:
+        """Those whose schema is known, or known not to exist.
+
+        While the registry can't be asked, partitions wait at their first record that needs it; the others go on.
+        """
+        new = {value[: HEADER.size] for message in messages if (value := message.value())} - self._ids
+        waiting = set()
+        for header in new:
+            if len(header) < HEADER.size or header[0] != MAGIC:
+                continue
+            try:
+                self.decoder.ask_for(HEADER.unpack(header)[1])
+            except ServiceUnavailableError as error:
+                log.warning("records wait for the schema registry", slot=self.slot, error=str(error))
+                waiting.add(header)
+                break  # no use in asking for more
+        if not waiting:
+            self._ids = new if len(self._ids) > _MOST_IDS else self._ids | new if new else self._ids
+            return messages
+        held: dict[Partition, int] = {}
+        readable = []
+        for message in messages:
+            partition: Partition = message.topic(), message.partition()  # type: ignore[assignment]  # a record has both
+            if partition in held:
+                continue
+            if (message.value() or b"")[: HEADER.size] in new:
+                held[partition] = int(message.offset() or 0)
+            else:
+                readable.append(message)
+        for partition, offset in held.items():
+            self.seek(partition, offset)
+        self.hold(held, _REGISTRY_S)
+        return readable
 
     def _on_error(self, message: Message, error: KafkaError) -> None:
         partition = str(message.topic()), int(message.partition() or 0)
@@ -328,22 +377,28 @@ class Member:
         if partition not in self.assigned:
             return
         held = spans(self._admin, [partition], _KAFKA_S)
-        first = checked(self._consumption.name, self._positions, {}, held)
+        first = checked(self._consumption.name, [partition], self._positions, {}, held)
         self._consumer.incremental_unassign([TopicPartition(*partition)])
         self._consumer.incremental_assign([TopicPartition(*partition, first[partition])])
+        self._positions.pop(partition, None)
+        self._place(first)
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         came = [(p.topic, p.partition) for p in partitions]
         self._generation += 1
         if came and self._work is not None:
-            committed = committed_offsets(self._consumer, came, _KAFKA_S)
+            self._meet(topic for topic, _ in came)
+            committed = committed_offsets(self._consumer, came, _COMMITTED_S)
             wanted = self._work.first_offsets(came, committed)
-            first = checked(self._consumption.name, wanted, committed, spans(self._admin, came, _KAFKA_S))
+            first = checked(self._consumption.name, came, wanted, committed, spans(self._admin, came, _KAFKA_S))
             partitions = [TopicPartition(*partition, offset) for partition, offset in first.items()]
-            self._positions |= {partition: offset for partition, offset in first.items() if offset >= 0}
+            self._place(first)
         self._consumer.incremental_assign(partitions)
         self.assigned.update(came)
         log.info("partitions assigned", slot=self.slot, count=len(came), all=len(self.assigned))
+
+    def _place(self, first: Mapping[Partition, int]) -> None:
+        self._positions |= {partition: offset for partition, offset in first.items() if offset >= 0}
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._work is not None:  # else it leaves after an error
@@ -360,6 +415,8 @@ class Member:
         gone = {(p.topic, p.partition) for p in partitions}
         self._generation += 1
         self.assigned -= gone
+        # The client remembers a pause for as long as it lives, also where the partition went away and came back.
+        self._consumer.resume([TopicPartition(*partition) for partition in gone & self._held.keys()])
         for partition in gone:
             self._held.pop(partition, None)
             self._positions.pop(partition, None)

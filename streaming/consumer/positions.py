@@ -36,14 +36,24 @@ class Span(NamedTuple):
 def committed_offsets(consumer: Consumer, partitions: Iterable[Partition], timeout: float) -> dict[Partition, int]:
     """The group's next offset of each partition that has one.
 
+    Args:
+        consumer: A member.
+        partitions: Asked about.
+        timeout: Seconds; longer than a transaction that a killed member left open, which Kafka waits for.
+
     Raises:
-        ServiceUnavailableError: Kafka does not answer.
+        ServiceUnavailableError: Kafka does not say; it would be wrong to take that for "none".
     """
     try:
         found = consumer.committed([TopicPartition(*partition) for partition in partitions], timeout=timeout)
+        faults = [(position, position.error) for position in found if position.error is not None]
     except KafkaException as failure:
         msg = f"committed offsets: {failure.args[0].str()}"
         raise ServiceUnavailableError(msg) from None
+    if faults:
+        position, error = faults[0]
+        msg = f"committed offset of {position.topic}[{position.partition}]: {error}"
+        raise ServiceUnavailableError(msg)
     return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
 
@@ -55,35 +65,54 @@ def ends(admin: AdminClient, partitions: Iterable[Partition], timeout: float, *,
 
 
 def spans(admin: AdminClient, partitions: Collection[Partition], timeout: float) -> dict[Partition, Span]:
-    """What partitions hold.
+    """What partitions hold; those without a leader, or deleted meanwhile, are left out.
 
     Raises:
-        ServiceUnavailableError: Kafka does not answer, or a partition has no leader.
+        ServiceUnavailableError: Kafka says nothing of any.
     """
     asked = [ends(admin, partitions, timeout, first=first) for first in (True, False)]
-    try:
-        low, high = ({(p.topic, p.partition): a.result(timeout).offset for p, a in found.items()} for found in asked)
-    except (KafkaException, TimeoutError) as failure:
-        msg = f"offsets of partitions: {failure}"
-        raise ServiceUnavailableError(msg) from None
-    return {partition: Span(low[partition], high[partition]) for partition in low}
+    found: list[dict[Partition, int]] = [{}, {}]
+    fault: Exception | None = None
+    for offsets, answers in zip(found, asked, strict=True):
+        for at, answer in answers.items():
+            try:
+                offsets[at.topic, at.partition] = answer.result(timeout).offset
+            except (KafkaException, TimeoutError) as error:
+                fault = error
+                log.warning("what a partition holds is not known", topic=at.topic, partition=at.partition,
+                            error=str(error))  # fmt: skip
+    low, high = found
+    held = {partition: Span(low[partition], high[partition]) for partition in low.keys() & high.keys()}
+    if fault is not None and not held:
+        msg = f"offsets of partitions: {fault}"
+        raise ServiceUnavailableError(msg)
+    return held
 
 
 def checked(
-    consumer: str, wanted: Mapping[Partition, int], committed: Mapping[Partition, int], held: Mapping[Partition, Span]
+    consumer: str,
+    partitions: Iterable[Partition],
+    wanted: Mapping[Partition, int],
+    committed: Mapping[Partition, int],
+    held: Mapping[Partition, Span],
 ) -> dict[Partition, int]:
-    """The offset at which each partition in ``held`` begins; says loudly what is lost or makes no sense.
+    """The offset at which each partition begins; says loudly what is lost or makes no sense.
 
     Args:
         consumer: Its name, for the metric.
+        partitions: Those that are begun.
         wanted: Asked for by the consumer's work; goes before the committed one.
         committed: By the group.
-        held: What the partitions hold.
+        held: What the partitions hold, as far as it is known; the others begin unchecked.
     """
     first: dict[Partition, int] = {}
-    for partition, span in held.items():
-        where = {"topic": partition[0], "partition": partition[1], "low": span.low, "high": span.high}
+    for partition in partitions:
         begin = wanted.get(partition, committed.get(partition))
+        span = held.get(partition)
+        if span is None:
+            first[partition] = OFFSET_BEGINNING if begin is None else begin
+            continue
+        where = {"topic": partition[0], "partition": partition[1], "low": span.low, "high": span.high}
         if begin is not None and begin > span.high:
             log.error("offset behind the partition's end: was the topic made anew?", offset=begin, **where)
             begin = committed.get(partition)
@@ -96,5 +125,5 @@ def checked(
                 offset=begin, lost=span.low - begin, **where,
             )  # fmt: skip
             begin = span.low
-        first[partition] = OFFSET_BEGINNING if begin is None else begin
+        first[partition] = span.low if begin is None else begin
     return first

@@ -9,7 +9,7 @@ from schemas.registry import Registry
 from streaming.consumer.member import Member
 from streaming.consumer.work import Consumption, Work
 from streaming.errors import FencedError
-from streaming.health import HealthServer, Progress
+from streaming.health import HealthServer, Progress, ended_when_stuck
 from streaming.lease import LeaseKeeper
 from streaming.publisher import Publisher
 from streaming.service import prepare, when_available
@@ -55,17 +55,18 @@ def run_member(
             if lease is None:
                 return
             decoder = registry.decoder(as_written=True)
-            member = Member(settings, consumption, lease.removeprefix("slot/"), decoder, publisher, stop)
+            member = Member(settings, consumption, lease.removeprefix("slot/"), decoder, publisher)
             work = make_work(member)
             member.start(work)
-            while not stop.is_set():
-                # A database that does not answer is no reason to stop: Kafka fences a second member of this slot.
-                if keeper.is_lost(lease):
-                    msg = f"{lease} is held by another process now; it goes on there"
-                    raise FencedError(msg)
-                member.step()
-                progress.step()
-            member.close()
+            with ended_when_stuck(progress):
+                while not stop.is_set():
+                    # A database that does not answer is no reason to stop: Kafka fences a second member of this slot.
+                    if keeper.is_lost(lease):
+                        msg = f"{lease} is held by another process now; it goes on there"
+                        raise FencedError(msg)
+                    member.step()
+                    progress.step()
+                member.close()
         except BaseException:
             if member is not None:
                 member.abandon()

@@ -82,7 +82,7 @@ class SinkWork:
     def take(self, messages: list[Message]) -> None:
         """Buffer records; those that can't be decoded become dead letters."""
         values = [message.value() for message in messages]
-        decoded = self._member.with_registry(lambda: self._columns.decode(values))
+        decoded = self._columns.decode(values)
         for position, error in decoded.bad:
             self._member.dead_letter(messages[position], error)
         self._buffer.add(messages, decoded)

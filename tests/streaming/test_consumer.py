@@ -16,19 +16,23 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from prometheus_client import REGISTRY
 
-from schemas.canonical import CanonicalEvent
+from devstack.stack import LocalStack
+from schemas.canonical import CanonicalEvent, latest_schema
 from schemas.codec import Decoder, Encoder
+from schemas.promoted import PromotedField, with_promoted
 from schemas.registry import Registry
 from streaming.consumer.member import Member
 from streaming.consumer.service import run_member
 from streaming.consumer.work import Consumption, Partition
 from streaming.errors import BadEventError, FencedError, ServiceUnavailableError
 from streaming.publisher import Publisher
-from streaming.settings import GroupSettings, Settings
+from streaming.settings import GroupSettings, RegistrySettings, Settings
 from streaming.state import open_state
 from tests.conftest import Platform
 from tests.kafka import read_all
 from tests.processes import until
+
+SCORE = PromotedField("genesys_score", "genesys.score", "long")
 
 
 class Recorder:
@@ -124,13 +128,20 @@ class Bus:
         finally:
             consumer.close()
 
+    def use(self, stack: LocalStack) -> None:
+        """Another registry."""
+        self.registry.close()
+        self.settings = self.settings.model_copy(update={"registry": RegistrySettings(url=stack.registry_url)})
+        self.registry = Registry(self.settings.registry)
+        self.encoder = self.registry.encoder()
+
     @contextmanager
     def member(self, slot: str = "0", *, gather_s: float = 0.0) -> Iterator[Recorder]:
         consumption = Consumption(self.name, self.group, 0, poll_records=100, gather_s=gather_s)
         publisher = Publisher(self.settings, self.encoder, "test")
         decoder: Decoder = self.registry.decoder(as_written=True)
         name = f"{self.group.group}-{slot}"
-        member = Member(self.settings, consumption, name, decoder, publisher, threading.Event())
+        member = Member(self.settings, consumption, name, decoder, publisher)
         work = Recorder(member)
         try:
             yield work
@@ -306,6 +317,67 @@ def test_a_revoke_settles_before_the_other_member_begins(bus: Bus) -> None:
         step_until(second, lambda: second.offsets)
         assert second.offsets == [(gone, 50)], "it begins behind what the first one settled"
         assert read(first, gone) == list(range(50))
+
+
+def test_a_held_partition_that_comes_back_is_read(bus: Bus) -> None:
+    topic = bus.topic()
+    bus.put(topic, 2)
+    with bus.member() as work:
+        work.member.start(work)
+        step_until(work, lambda: len(work.offsets) == 2)
+        work.member.hold([(topic, 0), (topic, 1)], 600)
+        work.member._consumer.unsubscribe()
+        step_until(work, lambda: not work.member.assigned, "given up")
+        work.member.start(work)
+        step_until(work, lambda: (topic, 0) in work.member.assigned, "it comes back")
+        bus.put(topic, 1)
+        step_until(work, lambda: ((topic, 0), 2) in work.offsets, "it is read")
+
+
+def test_partitions_whose_schema_can_t_be_asked_for_wait_and_others_go_on(
+    bus: Bus, own_registry: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming.consumer.member._REGISTRY_S", 1.0)
+    assert own_registry.registry is not None
+    topic = bus.topic()
+    bus.use(own_registry)
+    bus.put(topic, 2)
+    bus.put(topic, 1, partition=1)
+    with bus.member() as work:
+
+        def decode_all(messages: list[Message]) -> None:
+            for message in messages:
+                work.member.decode(message)
+
+        work.on_take = decode_all
+        work.member.start(work)
+        step_until(work, lambda: len(work.offsets) == 3)
+        schema_id = bus.registry.register(with_promoted(latest_schema(), [SCORE]))
+        own_registry.registry.stop()
+        bus.put(topic, 1)
+        bus.put(topic, 1, value=Encoder(with_promoted(latest_schema(), [SCORE]), schema_id).encode(event()))
+        bus.put(topic, 1)
+        bus.put(topic, 1, partition=1)
+        step_until(work, lambda: len(work.offsets) == 5)
+        assert (read(work, (topic, 0)), read(work, (topic, 1))) == ([0, 1, 2], [0, 1])
+        own_registry.registry.start()
+        step_until(work, lambda: len(work.offsets) == 7, "the registry is back")
+        assert read(work, (topic, 0)) == [0, 1, 2, 3, 4]
+
+
+def test_the_end_of_a_transaction_is_no_lag(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streaming.consumer.gauges._EVERY_S", 0.2)
+    topic = bus.topic(partitions=1)
+    transactional = Producer({**bus.settings.kafka.client_config(), "transactional.id": bus.suffix})
+    transactional.init_transactions(20)
+    transactional.begin_transaction()
+    transactional.produce(topic, bus.encoder.encode(event()))
+    transactional.commit_transaction(20)
+    with bus.member(gather_s=0.1) as work:
+        work.member.start(work)
+        step_until(work, lambda: work.offsets)
+        step_until(work, lambda: bus.metric("ccaas_consumer_partitions") == 1)
+        step_until(work, lambda: bus.metric("ccaas_consumer_lag_records", topic=topic) == 0, "no lag")
 
 
 def test_after_an_error_nothing_is_settled(bus: Bus) -> None:
