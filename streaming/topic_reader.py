@@ -118,7 +118,10 @@ class TopicReader:
         retry=retry_if_exception(_is_passing), stop=stop_after_attempt(_ATTEMPTS), wait=wait_fixed(0.5), reraise=True
     )
     def _watermarks(self, place: TopicPartition) -> tuple[int, int]:
-        low, high = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
+        found = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
+        if found is None:  # so the client says that time is over, whatever its type hints say
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        low, high = found
         return low, high
 
     def published_since(self, topic: str, since_ms: int) -> dict[Place, Span]:

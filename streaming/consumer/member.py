@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -76,6 +76,7 @@ class Member:
         # Changes with the assignment: a poll may return records of partitions that went away during it.
         self._generation = 0
         self._left = False
+        self._failure: Exception | None = None
         self._admin = AdminClient(settings.kafka.client_config())
         self.gauges = Gauges(consumption.name, self._admin)
         config = settings.kafka.client_config()
@@ -113,9 +114,9 @@ class Member:
         self._work = work
         self._consumer.subscribe(
             [self._consumption.group.topics],
-            on_assign=self._on_assign,
-            on_revoke=self._on_revoke,
-            on_lost=self._on_lost,
+            on_assign=self._guarded(self._on_assign),
+            on_revoke=self._guarded(self._on_revoke),
+            on_lost=self._guarded(self._on_lost),
         )
 
     def step(self) -> None:
@@ -313,6 +314,7 @@ class Member:
         except KafkaException as failure:
             msg = f"{self.slot}: {failure.args[0].str()}"
             raise ServiceUnavailableError(msg) from None
+        self._raise_failure()
         messages = [message for message in polled if message.error() is None]
         if generation != self._generation:
             messages = [m for m in messages if (m.topic(), m.partition()) in self.assigned]
@@ -324,6 +326,15 @@ class Member:
                 if (error := message.error()) is not None:
                     self._on_error(message, error)
         return self._readable(messages)
+
+    def _raise_failure(self) -> None:
+        """Raise what a callback kept."""
+        failure, self._failure = self._failure, None
+        if isinstance(failure, KafkaException):
+            msg = f"{self.slot}: {failure.args[0].str()}"
+            raise ServiceUnavailableError(msg) from failure
+        if failure is not None:
+            raise failure
 
     def _readable(self, messages: list[Message]) -> list[Message]:
         """Those whose schema is known, or known not to exist.
@@ -383,7 +394,20 @@ class Member:
         self._positions.pop(partition, None)
         self._place(first)
 
-    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _guarded(
+        self, callback: Callable[[list[TopicPartition]], None]
+    ) -> Callable[[Consumer, list[TopicPartition]], None]:
+        """Keep an error for :meth:`_poll`: through the client's C code it would come as what nobody catches."""
+
+        def call(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            try:
+                callback(partitions)
+            except Exception as error:  # noqa: BLE001 (raised by _poll)
+                self._failure = self._failure or error
+
+        return call
+
+    def _on_assign(self, partitions: list[TopicPartition]) -> None:
         came = [(p.topic, p.partition) for p in partitions]
         self._generation += 1
         if came and self._work is not None:
@@ -400,13 +424,13 @@ class Member:
     def _place(self, first: Mapping[Partition, int]) -> None:
         self._positions |= {partition: offset for partition, offset in first.items() if offset >= 0}
 
-    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, partitions: list[TopicPartition]) -> None:
         if self._work is not None:  # else it leaves after an error
             self._work.settle(time.monotonic() + DRAIN_S)
         self._give_up(partitions)
         log.info("partitions given up", slot=self.slot, count=len(partitions), left=len(self.assigned))
 
-    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_lost(self, partitions: list[TopicPartition]) -> None:
         self._give_up(partitions)
         log.warning("partitions lost; what was not committed is read again elsewhere", slot=self.slot,
                     count=len(partitions))  # fmt: skip

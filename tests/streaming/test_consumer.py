@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from prometheus_client import REGISTRY
@@ -396,6 +396,23 @@ def test_after_an_error_nothing_is_settled(bus: Bus) -> None:
         work.member.abandon()
         assert "settle" not in work.said
     assert bus.committed(topic) < 0
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), KafkaException(KafkaError(KafkaError._TIMED_OUT))])
+def test_an_error_of_a_callback_comes_out_of_the_step(
+    bus: Bus, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.topic()
+
+    def fail(*_: object) -> Mapping[Partition, int]:
+        raise error
+
+    with bus.member() as work:
+        monkeypatch.setattr(work, "first_offsets", fail)
+        work.member.start(work)
+        with pytest.raises(TypeError if isinstance(error, TypeError) else ServiceUnavailableError):
+            step_until(work, lambda: False)
+        assert work.offsets == []
 
 
 def test_a_second_process_with_the_slot_fences_the_first(bus: Bus) -> None:
