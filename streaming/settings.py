@@ -187,8 +187,8 @@ class CrmSettings(GroupSettings):
     concurrency: PositiveInt = 32
     timeout_seconds: PositiveFloat = 5
     # After so long the part of a batch that succeeded is committed, and the rest is tried again later. Bounded, since a
-    # member that does not poll for 5 min is out of its group.
-    deadline_seconds: Annotated[float, Field(gt=0, le=120)] = 20
+    # member's loop counts as stuck after 60 s without a poll.
+    deadline_seconds: Annotated[float, Field(gt=0, le=40)] = 20
 
 
 class WfmSettings(GroupSettings):
@@ -201,8 +201,9 @@ class WfmSettings(GroupSettings):
     keep_hours: PositiveFloat = 6
     # A conversation of which nothing more is heard is no longer waiting or in progress.
     longest_conversation_hours: PositiveFloat = 24
-    # Facts, status changes and intervals of a member's tenants in memory, some 600 bytes each; at it the oldest go.
-    max_rows: PositiveInt = 60_000
+    # Of a member's tenants in memory, at most some 600 bytes each: a fact, a status change, an interval, a whole
+    # conversation that has ended. At it the oldest of those go.
+    max_rows: PositiveInt = 100_000
 
 
 class StateSettings(_Section):

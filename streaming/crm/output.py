@@ -18,10 +18,11 @@ from streaming.topics import MAX_RECORD_BYTES
 
 log = structlog.get_logger()
 
-TRANSACTION_TIMEOUT_S = 60
-"""Kafka ends the transaction of a member that is silent for so long."""
+TRANSACTION_TIMEOUT_S = 15
+"""Kafka ends the transaction of a member that is silent for so long. No longer: until then the offsets of a killed
+member's partitions are unknown to whoever gets them."""
 
-# For each step, in which Kafka may be down; then the service is built anew.
+# For all of a transaction, in which Kafka may be down; then the service is built anew.
 _PATIENCE_S = 30.0
 _CALL_S = 10.0
 _MAX_QUEUED_RECORDS = 100_000
@@ -89,8 +90,9 @@ class TransactionalOutput:
                 "client.id": self._id,
                 "transactional.id": self._id,
                 "transaction.timeout.ms": timeout_ms,
-                # With transactions it may not be longer.
+                # With transactions neither may be longer.
                 "message.timeout.ms": timeout_ms,
+                "socket.timeout.ms": timeout_ms,
                 "acks": "all",
                 "enable.idempotence": True,
                 "compression.type": "lz4",
@@ -104,20 +106,23 @@ class TransactionalOutput:
                 "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
             }
         )
-        self._until_done(self._producer.init_transactions, "begin")
+        self._until_done(self._producer.init_transactions, "begin", time.monotonic() + _PATIENCE_S)
 
     def write(self, records: Sequence[Record], offsets: Mapping[Partition, int]) -> None:
         """See :meth:`Output.write`; 1. begin, 2. records, 3. offsets, 4. commit."""
         positions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
         metadata = self._member.group_metadata()
-        self._until_done(lambda _seconds: self._producer.begin_transaction(), "begin a transaction")
+        deadline = time.monotonic() + _PATIENCE_S
+        self._until_done(lambda _seconds: self._producer.begin_transaction(), "begin a transaction", deadline)
         self._is_open = True
         for record in records:
-            self._send(record)
+            self._send(record, deadline)
         self._until_done(
-            lambda seconds: self._producer.send_offsets_to_transaction(positions, metadata, seconds), "send offsets"
+            lambda seconds: self._producer.send_offsets_to_transaction(positions, metadata, seconds),
+            "send offsets",
+            deadline,
         )
-        self._until_done(self._producer.commit_transaction, "commit")
+        self._until_done(self._producer.commit_transaction, "commit", deadline)
         self._is_open = False
 
     def close(self) -> None:
@@ -128,28 +133,25 @@ class TransactionalOutput:
             self._producer.purge(in_queue=True, in_flight=True)
             self._producer.poll(0)
 
-    def _send(self, record: Record) -> None:
-        deadline = 0.0
+    def _send(self, record: Record, deadline: float) -> None:
         while True:
             try:
                 self._producer.produce(record.topic, record.value, record.key, headers=list(record.headers))
             except BufferError:
                 # Kafka takes what waits, or the deadline comes: memory stays bounded.
-                deadline = deadline or time.monotonic() + _PATIENCE_S
                 if time.monotonic() > deadline:
                     raise self._fault(KafkaError(KafkaError._TIMED_OUT), "send") from None
                 self._producer.poll(0.05)
             except KafkaException as error:
                 if error.args[0].code() == KafkaError._STATE:
                     # An earlier record failed: a commit tells why, and does nothing else.
-                    self._until_done(self._producer.commit_transaction, "send")
+                    self._until_done(self._producer.commit_transaction, "send", deadline)
                 raise self._fault(error.args[0], "send") from None
             else:
                 return
 
-    def _until_done(self, step: Callable[[float], None], what: str) -> None:
-        """Do a step, and again as long as Kafka's client says that it may be done again."""
-        deadline = time.monotonic() + _PATIENCE_S
+    def _until_done(self, step: Callable[[float], None], what: str, deadline: float) -> None:
+        """Do a step, and again while Kafka's client says that it may be done again, until the monotonic deadline."""
         while True:
             try:
                 step(_CALL_S)
@@ -171,7 +173,7 @@ class TransactionalOutput:
         Raises:
             AbortedError: always, unless that fails too: then what :meth:`_until_done` says of the abort.
         """
-        self._until_done(self._producer.abort_transaction, _ABORT)
+        self._until_done(self._producer.abort_transaction, _ABORT, time.monotonic() + _PATIENCE_S)
         self._is_open = False
         if fault.code() in _FORBIDDEN:
             raise self._fault(fault, what)

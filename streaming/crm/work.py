@@ -14,12 +14,13 @@ from streaming.consumer.member import Member
 from streaming.consumer.work import Partition
 from streaming.crm.acknowledged import Acknowledged
 from streaming.crm.calls import Answers, Calls
+from streaming.crm.client import Activity
 from streaming.crm.output import AbortedError, Output, Record
 from streaming.crm.poll import Prefix, Read, prefix, read
 from streaming.errors import BadEventError, CcaasError, ConfigurationError
-from streaming.publisher import MAX_VALUE_BYTES
+from streaming.publisher import fitting
 from streaming.settings import KafkaSettings, Tenant
-from streaming.topics import MAX_RECORD_BYTES, ensure
+from streaming.topics import MAX_RECORD_BYTES, dead_letter_topic, ensure
 
 log = structlog.get_logger()
 
@@ -32,8 +33,6 @@ STATE = "crm.state"
 
 _FIRST_HOLD_S = 1.0
 _LONGEST_HOLD_S = 30.0
-# A CRM that asks for more is asked again after so long all the same.
-_LONGEST_ASKED_S = 300.0
 
 
 class CrmWork:
@@ -71,7 +70,7 @@ class CrmWork:
             ServiceUnavailableError: Kafka does not answer.
             ConfigurationError: it refuses a topic.
         """
-        self._ensure_state_topics(self._member.tenant_of(topic) for topic in {topic for topic, _ in partitions})
+        self._ensure(self._member.tenant_of(topic) for topic in {topic for topic, _ in partitions})
         return {}
 
     def take(self, messages: list[Message]) -> None:
@@ -96,7 +95,7 @@ class CrmWork:
             self._failures.pop(partition, None)
         if done.rest:
             _say(answers.fault, done.rest)
-            self._rewind(done.rest, "crm", moved, min(answers.wait, _LONGEST_ASKED_S))
+            self._rewind(done.rest, "crm", moved, answers.wait)
 
     def tick(self) -> None:
         """Nothing waits between polls."""
@@ -117,14 +116,15 @@ class CrmWork:
 
     def _tell(self, poll: Mapping[Partition, list[Read]]) -> tuple[Answers, set[Partition]]:
         """Make the calls that are due, mark what is done; with the partitions of which the CRM took something."""
-        due = {}
+        due: dict[str, Activity] = {}
         for partition, records in poll.items():
             for record in records:
                 if (activity := record.activity) is None:
                     continue
                 record.is_taken = self._acknowledged.has(partition, activity.event_id)
                 if not record.is_taken:
-                    due[activity.event_id] = activity
+                    # Of two copies in a poll the first counts, as it does in the CRM.
+                    due.setdefault(activity.event_id, activity)
         answers = self._calls.make(due.values())
         moved: set[Partition] = set()
         for partition, records in poll.items():
@@ -149,7 +149,7 @@ class CrmWork:
                 letters += _dead_letter(self._member, item.message, item.error)
             elif item.activity is not None and item.tenant is not None:
                 changes.append(Record(item.tenant.topic(STATE), item.key, item.activity.body, []))
-        self._ensure_state_topics(item.tenant for item in done.records)
+        self._ensure((item.tenant for item in done.records), (tenant for tenant, _ in letters))
         self._output.write([*changes, *(letter for _, letter in letters)], done.offsets)
         self._acknowledged.committed(done.offsets)
         remembered.set(len(self._acknowledged))
@@ -175,13 +175,14 @@ class CrmWork:
             if pause:
                 self._member.hold([partition], pause)
 
-    def _ensure_state_topics(self, tenants: Iterable[Tenant | None]) -> None:
-        """Make the topics that this member has not seen yet."""
+    def _ensure(self, changed: Iterable[Tenant | None], failed: Iterable[Tenant] = ()) -> None:
+        """Make the topics of tenants' state changes and dead letters that this member has not seen since an abort."""
         kafka = self._member.settings.kafka
-        wanted = {tenant.topic(STATE): tenant for tenant in tenants if tenant is not None}
+        wanted = {tenant.topic(STATE): (_state_topic, tenant) for tenant in changed if tenant is not None}
+        wanted |= {tenant.dlq_topic: (dead_letter_topic, tenant) for tenant in failed}
         missing = wanted.keys() - self._ensured
         if missing:
-            ensure(kafka, [_state_topic(kafka, wanted[topic]) for topic in missing])
+            ensure(kafka, [make(kafka, tenant) for make, tenant in (wanted[name] for name in missing)])
             self._ensured |= missing
 
 
@@ -190,14 +191,14 @@ def _dead_letter(member: Member, message: Message, error: BadEventError) -> list
     if letter is None:
         return []
     tenant, key, value, headers = letter
-    return [(tenant, Record(tenant.dlq_topic, key, value and value[:MAX_VALUE_BYTES], headers))]
+    return [(tenant, Record(tenant.dlq_topic, *fitting(key, value, headers)))]
 
 
-def _state_topic(kafka: KafkaSettings, tenant: Tenant) -> NewTopic:
+def _state_topic(settings: KafkaSettings, tenant: Tenant) -> NewTopic:
     return NewTopic(
         tenant.topic(STATE),
         num_partitions=tenant.partitions,
-        replication_factor=kafka.replication_factor,
+        replication_factor=settings.replication_factor,
         config={
             # A change has a key of its own: compaction drops repetitions, retention what is old.
             "cleanup.policy": "compact,delete",

@@ -71,6 +71,7 @@ class ReplayProducer:
                 "transaction.timeout.ms": timeout_ms,
                 # With transactions it may not be longer.
                 "message.timeout.ms": timeout_ms,
+                "socket.timeout.ms": timeout_ms,
                 "acks": "all",
                 "enable.idempotence": True,
                 "compression.type": "lz4",

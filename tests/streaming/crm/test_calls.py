@@ -14,6 +14,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from streaming.crm.calls import Answers, Calls
 from streaming.crm.client import Activity, CrmUnavailableError, HttpCrmClient, seconds_to_wait
@@ -199,12 +200,16 @@ def activities(count: int) -> list[Activity]:
     return [Activity(f"e-{number}", b"{}") for number in range(count)]
 
 
-def make(server: Server, count: int, stop: threading.Event | None = None, **settings: Any) -> Answers:
-    """Make calls; what should end before the deadline would outlast the test's own timeout."""
+def several(server: Server, stop: threading.Event | None = None, **settings: Any) -> closing[Calls]:
+    """For several polls; what should end before the deadline would outlast the test's own timeout."""
     patient = {"timeout_seconds": 1000, "deadline_seconds": 3000}
     section = CrmSettings(url=server.url).model_copy(update={**patient, **settings})
-    calls = Calls(HttpCrmClient(section), section, stop or threading.Event())
-    with closing(calls):
+    return closing(Calls(HttpCrmClient(section), section, stop or threading.Event()))
+
+
+def make(server: Server, count: int, stop: threading.Event | None = None, **settings: Any) -> Answers:
+    """One poll's calls, as :func:`several`."""
+    with several(server, stop, **settings) as calls:
         return calls.make(activities(count))
 
 
@@ -232,11 +237,16 @@ def test_while_the_crm_wants_no_calls_none_is_made() -> None:
     assert at[1] - at[0] >= 1
 
 
-def test_a_crm_that_asks_to_wait_beyond_the_deadline_is_not_waited_for() -> None:
-    with closing(Server(answering(503, Retry_After="36000"))) as server:
-        answers = make(server, 20)
-    assert (answers.taken, answers.refused) == (set(), {})
-    assert 3000 < answers.wait <= 36000
+def test_a_crm_that_asks_to_wait_beyond_the_deadline_is_asked_nothing_in_later_polls_either() -> None:
+    with closing(Server(answering(503, Retry_After="36000"))) as server, several(server, deadline_seconds=40) as calls:
+        answers = calls.make(activities(20))
+        assert (answers.taken, answers.refused) == (set(), {})
+        assert 40 < answers.wait <= 300, "it is asked again after five minutes all the same"
+        asked = len(server.requests)
+        later = calls.make([Activity("another", b"{}")])
+        assert len(server.requests) == asked
+    assert 40 < later.wait <= answers.wait
+    assert "asked for no calls" in str(later.fault)
 
 
 def test_a_wrong_setting_ends_the_round() -> None:
@@ -244,6 +254,48 @@ def test_a_wrong_setting_ends_the_round() -> None:
         answers = make(server, 200, concurrency=2)
         assert len(server.requests) < 200
     assert isinstance(answers.fault, ConfigurationError)
+
+
+def only_not(number: int, status: int, others_after: float = 0) -> Answer:
+    """All events are taken but one."""
+
+    async def answer(_number: int, headers: dict[str, str], out: asyncio.StreamWriter) -> None:
+        if headers["idempotency-key"] == f"e-{number}":
+            await answering(status)(0, {}, out)
+        else:
+            await asyncio.sleep(others_after)
+            await answering(200, DONE)(0, {}, out)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404, 405])
+def test_what_only_one_event_is_answered_is_no_wrong_setting(status: int) -> None:
+    """Though it is the first answer, and others take longer than the look at what came."""
+    with closing(Server(only_not(0, status, others_after=0.2))) as server:
+        answers = make(server, 20, concurrency=8)
+    assert answers.taken == {f"e-{number}" for number in range(1, 20)}
+    assert isinstance(answers.fault, ConfigurationError)
+
+
+def test_an_event_that_always_fails_costs_later_polls_one_call() -> None:
+    def asked() -> int:
+        return sum(request["idempotency-key"] == "e-5" for request in server.requests)
+
+    with closing(Server(only_not(5, 500))) as server, several(server) as calls:
+        assert len(calls.make(activities(20)).taken) == 19
+        # Seven would take 3 s at the least.
+        assert 1 < (first := asked()) < 7
+        for poll in range(1, 4):
+            assert len(calls.make(activities(20)).taken) == 19
+            assert asked() == first + poll
+        server.answer = answering(200, DONE)
+        assert len(calls.make(activities(20)).taken) == 20
+
+
+def test_a_poll_does_not_last_until_the_loop_counts_as_stuck() -> None:
+    with pytest.raises(ValidationError, match="deadline_seconds"):
+        CrmSettings(deadline_seconds=41)
 
 
 def test_the_end_of_the_service_ends_the_round() -> None:

@@ -9,10 +9,12 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from schemas.canonical import EventType
 from streaming.crm.fold import Change
 from tests.conftest import Platform
+from tests.kafka import read_all
 from tests.streaming.crm.support import Crm, CrmPath
 
 
@@ -55,6 +57,23 @@ def test_what_the_crm_refuses_is_a_dead_letter_and_the_rest_goes_on(path: CrmPat
     assert set(told) == {(path.tenant.tenant_id, "crm-sync crm_422")}
 
 
+def test_a_dead_letter_topic_that_goes_away_meanwhile_is_made_again(path: CrmPath) -> None:
+    admin = AdminClient(path.settings.kafka.client_config())
+    topic = path.tenant.dlq_topic
+    refused = [path.event(EventType.STARTED, number)["event_id"] for number in range(2)]
+    path.crm.misbehave(refuse=refused)
+    path.send(path.event(EventType.STARTED, 0))
+    with path.member():
+        path.wait_until_read()
+        admin.delete_topics([topic])[topic].result(30)
+        path.until(lambda: topic not in admin.list_topics(timeout=30).topics, 30, "it is gone")
+        path.send(path.event(EventType.STARTED, 1), path.event(EventType.STARTED, 2))
+        path.wait_until_read(90)
+    (letter,) = read_all(path.platform, topic)
+    assert (letter.key() or b"").decode() == refused[1]
+    assert path.crm.keys() == {path.sent[2]["event_id"]}
+
+
 def test_a_stalled_crm_is_waited_for(platform: Platform, crm: Crm) -> None:
     path = CrmPath(platform, crm, timeout_seconds=0.7, deadline_seconds=1)
     path.crm.misbehave(stall=True)
@@ -93,9 +112,11 @@ def test_an_event_on_which_the_crm_always_fails_holds_up_its_partition_only(path
 
 @pytest.mark.parametrize(("status", "setting"), [(401, "crm.token"), (302, "crm.url")])
 def test_a_wrong_setting_is_told_and_no_event_pays_for_it(path: CrmPath, status: int, setting: str) -> None:
-    path.crm.misbehave(statuses=[status])
+    path.crm.misbehave(statuses=[status] * 10_000)
     path.send(*path.lives(5))
     with path.member() as logs:
+        path.until(lambda: "events wait for the CRM" in events_of(logs), 60, "the member says so")
+        path.crm.misbehave(statuses=[])
         path.wait_until_read()
     said = next(line for line in logs if line["event"] == "events wait for the CRM")
     assert said["error"].startswith(f"the CRM answers {status}: mend {setting}")

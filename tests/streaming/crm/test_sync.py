@@ -36,6 +36,16 @@ def test_an_event_that_is_on_the_bus_twice_has_one_effect(path: CrmPath) -> None
     assert len({message.key() for message in path.changes()}) == len(events)
 
 
+def test_of_two_copies_that_differ_the_first_counts(path: CrmPath) -> None:
+    first = path.event(EventType.QUEUED, 1, queue_id="first")
+    second = {**first, "payload": {**first["payload"], "queue_id": "second"}}
+    path.send(first, second, partition=0)  # type: ignore[arg-type]  # a TypedDict, spread
+    with path.member():
+        path.wait_until_read()
+    (fields,) = path.crm.states().values()
+    assert fields["queue_id"] == "first"
+
+
 def test_a_tenant_that_comes_later_needs_no_restart(path: CrmPath) -> None:
     """Nor do the settings know it."""
     later = Tenant(tenant_id=f"later-{path.platform.suffix}", vendor="cxone", partitions=1)
