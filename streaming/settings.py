@@ -203,7 +203,7 @@ class WfmSettings(GroupSettings):
     longest_conversation_hours: PositiveFloat = 24
     # Of a member's tenants in memory, at most some 600 bytes each: a fact, a status change, an interval, a whole
     # conversation that has ended. At it the oldest of those go.
-    max_rows: PositiveInt = 100_000
+    max_rows: PositiveInt = 80_000
 
 
 class StateSettings(_Section):

@@ -6,9 +6,13 @@ warehouse (``warehouse/sql/facts.sql``, docs/warehouse.md).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from sys import intern
 from typing import Any, NamedTuple
+
+import orjson
+from prometheus_client import Counter
 
 from streaming.wfm.facts import (
     ABANDONED,
@@ -22,6 +26,13 @@ from streaming.wfm.facts import (
     WRAPUP,
     Fact,
 )
+
+crowded_facts = Counter(
+    "ccaas_wfm_crowded_facts", "Events not in live figures, since too many name the same conversation or agent"
+)
+
+MOST_FACTS = 1000
+"""Of one conversation. An id that so many events share is none of a conversation: no more of it is counted."""
 
 COLUMNS = (
     "offered",
@@ -42,6 +53,7 @@ COLUMNS = (
     _OFFERED, _ANSWERED, _ABANDONED, _FLOWED_OUT, _WITHIN, _WAIT_ANSWERED, _WAIT_ABANDONED, _HANDLED, _TALK, _HOLD, _ACW
 ) = range(len(COLUMNS))  # fmt: skip
 
+_TIME_BYTES = 6
 UNKNOWN_MEDIA = "UNKNOWN"
 WAITING, IN_PROGRESS = "waiting", "in_progress"
 
@@ -107,10 +119,23 @@ class Conversation:
     def __len__(self) -> int:
         return 1 + len(self._facts)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes in nothing more."""
+        return len(self._facts) >= MOST_FACTS
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its end was seen."""
+        return self._ended
+
     def add(self, fact: Fact) -> bool:
-        """Take a fact in; False if it was there already."""
+        """Take a fact in; False if it was there already, or there is no room."""
         _, kind, at_ms, id_, _, queue, agent, media, a_ms, b_ms = fact
         if id_ in self._facts:
+            return False
+        if len(self._facts) >= MOST_FACTS:
+            crowded_facts.inc()
             return False
         self.last_ms = max(self.last_ms, at_ms)
         # The same few names come again and again, each time as a new object.
@@ -126,6 +151,8 @@ class Conversation:
         elif kind != STARTED:
             self._facts[id_] = kind, at_ms, id_, queue, agent, media, a_ms, b_ms
             self._stale = True
+            if len(self._facts) >= MOST_FACTS:  # it is nowhere any more: no end of it would be known from another's
+                self._ended = True
         return True
 
     def measure(self, rules: Rules) -> None:
@@ -225,6 +252,10 @@ class Conversation:
             return None
         return Place(IN_PROGRESS, queue, default, at_ms)
 
+    def pack(self) -> bytes:
+        """Everything that is to be known of it, in a sixth of the room."""
+        return self.last_ms.to_bytes(_TIME_BYTES) + zlib.compress(orjson.dumps(self.dump()), 1)
+
     def dump(self) -> list[Any]:
         """Everything that is to be known of it, for JSON."""
         facts = list(self._facts.values())
@@ -242,6 +273,16 @@ class Conversation:
         conversation._first_media = None if media is None else tuple(media)
         conversation._connected = None if connected is None else tuple(connected)
         return conversation
+
+
+def last_ms_of(packed: bytes) -> int:
+    """``last_ms`` of what :meth:`Conversation.pack` gave."""
+    return int.from_bytes(packed[:_TIME_BYTES])
+
+
+def json_of(packed: bytes) -> bytes:
+    """What :meth:`Conversation.dump` gave before it was packed, as JSON."""
+    return zlib.decompress(packed[_TIME_BYTES:])
 
 
 def _one(name: str | None) -> str | None:

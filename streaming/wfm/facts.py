@@ -8,10 +8,11 @@ what it has had already, and whether something is missing.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import orjson
+from prometheus_client import Counter
 
 from schemas.canonical import CanonicalEvent, EventType
 
@@ -35,7 +36,12 @@ KINDS: dict[str, int] = {str(name): kind for name, kind in _KINDS.items()}
 
 # As the warehouse reads numbers of a payload: whole decimals of at most 12 digits; others are no measurement.
 _WHOLE = re.compile(r"-?[0-9]{1,12}")
+_LONGEST_ID = 256
+# Even if each character of each of its ids takes six bytes, so many facts are half of what a record may have.
+_FACTS_OF_BLOCK = 1000
 _END_OF_TIME_MS = 253_402_300_800_000  # year 10000; the warehouse keeps what is later without a time
+
+long_ids = Counter("ccaas_wfm_long_ids", "Events not in live figures: an id has more than 256 characters")
 
 
 Fact = tuple[int, int, int, str, str, str | None, str | None, str | None, int | None, int | None]
@@ -56,6 +62,8 @@ def whole(text: str | None) -> int | None:
 def fact_of(event: CanonicalEvent, offset: int) -> Fact | None:
     """The fact in an event; None if live figures have no use for it: another type, no time, no conversation or agent.
 
+    Nor have they one for names and ids that are longer than 256 characters.
+
     Args:
         event: The event.
         offset: Of its record.
@@ -71,7 +79,7 @@ def fact_of(event: CanonicalEvent, offset: int) -> Fact | None:
             return None
         # One without a name still ends the status before it.
         status = get("agent_status", "")
-        return offset, kind, at_ms, event["event_id"], status, None, agent, None, None, None
+        return _bounded((offset, kind, at_ms, event["event_id"], status, None, agent, None, None, None))
     conversation = get("conversation_id")
     if conversation is None:
         return None
@@ -83,7 +91,21 @@ def fact_of(event: CanonicalEvent, offset: int) -> Fact | None:
     elif ASSIGNED <= kind <= FLOWED_OUT:
         a_ms = whole(get("wait_ms"))
     queue, agent, media = get("queue_id"), get("agent_id"), get("media_type")
-    return offset, kind, at_ms, event["event_id"], conversation, queue, agent, media, a_ms, b_ms
+    return _bounded((offset, kind, at_ms, event["event_id"], conversation, queue, agent, media, a_ms, b_ms))
+
+
+def _bounded(fact: Fact) -> Fact | None:
+    _, _, _, id_, name, queue, agent, media, _, _ = fact
+    if (
+        len(id_) > _LONGEST_ID
+        or len(name) > _LONGEST_ID
+        or (queue is not None and len(queue) > _LONGEST_ID)
+        or (agent is not None and len(agent) > _LONGEST_ID)
+        or (media is not None and len(media) > _LONGEST_ID)
+    ):
+        long_ids.inc()
+        return None
+    return fact
 
 
 class Segment(NamedTuple):
@@ -102,6 +124,22 @@ class Segment(NamedTuple):
     next: int
     newest_ms: int
     facts: Sequence[Fact]
+
+
+def cut(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """The same in portions of at most 1,000 facts, of which each makes a record."""
+    portion: list[Segment] = []
+    room = _FACTS_OF_BLOCK
+    for partition, begin, next_, newest_ms, facts in segments:
+        first, rest = begin, facts
+        while len(rest) > room:
+            portion.append(Segment(partition, first, rest[room][0], newest_ms, rest[:room]))
+            yield portion
+            first, rest = rest[room][0], rest[room:]
+            portion, room = [], _FACTS_OF_BLOCK
+        portion.append(Segment(partition, first, next_, newest_ms, rest))
+        room -= len(rest)
+    yield portion
 
 
 def write_block(segments: Sequence[Segment]) -> bytes:

@@ -6,31 +6,53 @@ which order, or how often: a segment says which offsets it stands for, and what 
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import structlog
 from prometheus_client import Counter
 
 from streaming.wfm.agent import Agent
-from streaming.wfm.conversation import COLUMNS, WAITING, Conversation, Part, Place, Rules
+from streaming.wfm.conversation import (
+    COLUMNS,
+    MOST_FACTS,
+    WAITING,
+    Conversation,
+    Part,
+    Place,
+    Rules,
+    crowded_facts,
+    json_of,
+    last_ms_of,
+)
 from streaming.wfm.facts import STATUS, Fact, Segment
+from streaming.wfm.forgotten import Forgotten
 
 log = structlog.get_logger()
 
 late_facts = Counter(
-    "ccaas_wfm_too_late", "Events older than what is kept live; they are in the warehouse only", ["tenant"]
+    "ccaas_wfm_too_late", "Events of what is no longer kept live; they are in the warehouse only", ["tenant"]
 )
 missing_facts = Counter("ccaas_wfm_missing_records", "Records of which no member passed on the facts", ["tenant"])
 dropped_conversations = Counter(
-    "ccaas_wfm_conversations_dropped", "Conversations forgotten early because of wfm.max_rows", ["tenant"]
+    "ccaas_wfm_conversations_dropped", "Ended conversations forgotten early because of wfm.max_rows", ["tenant"]
+)
+dropped_open = Counter(
+    "ccaas_wfm_open_conversations_dropped",
+    "Conversations forgotten because of wfm.max_rows whose end was not seen: live figures are wrong",
+    ["tenant"],
 )
 
 _HOUR_MS = 3_600_000
 # An agent who says nothing for longer is gone from the live view.
 _LONGEST_SILENCE_MS = 31 * 24 * _HOUR_MS
-_DROPPED_AT_ONCE = 1000
+# A conversation that has ended is kept as text; a row stands for so much of it.
+_ROW_BYTES = 600
+# Status changes of one agent that are kept: what shares an id so often is no agent.
+_MOST_STATUSES = 5000
 
 Cell = tuple[str, str, int]
 """Queue, media, interval's start (epoch ms)."""
@@ -106,13 +128,20 @@ class Fold:
         self.agents: dict[str, Agent] = {}
         self._conversations: dict[str, Conversation] = {}
         self._unmeasured: dict[str, Conversation] = {}
+        # Those that have ended, of which nothing was heard for a moment; and those that are to become so.
+        self._packed: dict[str, bytes] = {}
+        self._ended: set[str] = set()
+        self._resting: set[str] = set()
+        self._forgotten = Forgotten()
+        self._crowded: set[str] = set()
         self._fact_rows = 0
+        self._packed_rows = 0
         self._status_rows = 0
 
     @property
     def rows(self) -> int:
-        """How much is kept: facts, status changes and cells."""
-        return self._fact_rows + self._status_rows + len(self.cells)
+        """How much is kept: facts, conversations that have ended, status changes and cells."""
+        return self._fact_rows + self._packed_rows + self._status_rows + len(self.cells) + self._forgotten.rows
 
     # Facts come in
 
@@ -157,6 +186,13 @@ class Fold:
         agent = self.agents.get(name)
         if agent is None:
             agent = self.agents[name] = Agent()
+        if len(agent.statuses) >= _MOST_STATUSES:
+            crowded_facts.inc()
+            if name not in self._crowded:
+                self._crowded.add(name)
+                log.error("too many events name the same agent; live figures count no more of it", tenant=self.tenant,
+                          statuses=_MOST_STATUSES)  # fmt: skip
+            return
         if not agent.statuses:  # legs that were finished before its first status count from now on
             self.changes.agent_cells.update((name, start) for start in agent.handled if start < self.closed_ms)
         until_ms = agent.add(at_ms, id_, status)
@@ -181,8 +217,10 @@ class Fold:
     def _take_conversation(self, fact: Fact) -> None:
         name, at_ms = fact[4], fact[2]
         conversation = self._conversations.get(name)
+        if conversation is None and (packed := self._packed.pop(name, None)) is not None:
+            conversation = self._unpack(name, packed)
         if conversation is None:
-            if at_ms < self.horizon_ms:
+            if at_ms < self.horizon_ms or name in self._forgotten:
                 late_facts.labels(self.tenant).inc()
                 return
             conversation = self._conversations[name] = Conversation()
@@ -191,6 +229,9 @@ class Fold:
         if conversation.add(fact):
             self._fact_rows += len(conversation) - before
             self._unmeasured[name] = conversation
+            if conversation.is_full:
+                log.error("too many events name the same conversation; live figures count no more of it",
+                          tenant=self.tenant, facts=MOST_FACTS)  # fmt: skip
 
     def measure(self) -> None:
         """Bring cells, queues and agents up to date with the conversations that changed."""
@@ -202,7 +243,32 @@ class Fold:
                 self._replace_legs(legs, conversation.legs)
             if place != conversation.place:
                 self._move(name, place, conversation.place)
+            if conversation.is_over:
+                self._ended.add(name)
         self._unmeasured.clear()
+
+    def pack(self) -> None:
+        """Conversations that ended before the last call take less room from now on. Call it once a second or so."""
+        for name in self._resting:
+            conversation = self._conversations.get(name)
+            # One that is full would only be unpacked for what it does not take in.
+            if conversation is not None and name not in self._unmeasured and not conversation.is_full:
+                del self._conversations[name]
+                self._fact_rows -= len(conversation)
+                self._pack(name, conversation.pack())
+        self._resting, self._ended = self._ended, set()
+
+    def _pack(self, name: str, packed: bytes) -> None:
+        self._packed[name] = packed
+        self._packed_rows += _rows_of(packed)
+
+    def _unpack(self, name: str, packed: bytes) -> Conversation:
+        self._packed_rows -= _rows_of(packed)
+        conversation = self._conversations[name] = Conversation.load(orjson.loads(json_of(packed)))
+        self._fact_rows += len(conversation)
+        conversation.measure(self.rules)  # its parts are in the cells, its legs with the agents
+        self._ended.add(name)
+        return conversation
 
     def _replace_parts(self, old: list[Part], new: list[Part]) -> None:
         same = len(old)
@@ -282,7 +348,8 @@ class Fold:
             self._move_horizon(self._horizon_of(watermark_ms), watermark_ms)
 
     def _horizon_of(self, watermark_ms: int) -> int:
-        return watermark_ms - watermark_ms % self.rules.step_ms - self.limits.keep_ms
+        horizon_ms = watermark_ms - self.limits.keep_ms
+        return horizon_ms - horizon_ms % self.rules.step_ms
 
     def _move_horizon(self, horizon_ms: int, watermark_ms: int) -> None:
         self.horizon_ms = horizon_ms
@@ -294,6 +361,10 @@ class Fold:
             if conversation.last_ms < (horizon_ms if conversation.place is None else open_since)
         ]
         self._drop(over)
+        for name in [name for name, packed in self._packed.items() if last_ms_of(packed) < horizon_ms]:
+            self._packed_rows -= _rows_of(self._packed.pop(name))
+        self._forgotten.forget_before(horizon_ms)
+        self._crowded.clear()
         for name, agent in list(self.agents.items()):
             self._status_rows -= agent.forget_before(horizon_ms)
             newest = agent.statuses[-1][0] if agent.statuses else None
@@ -308,21 +379,76 @@ class Fold:
                 del self.queues[key]
                 self.changes.queues.add(key)
 
-    def shrink(self) -> None:
-        """Forget the oldest, since there is no room for all: first closed intervals, then conversations.
+    def drop_ended(self, rows: int) -> int:
+        """Forget conversations that have ended, those that were heard of least lately first; figures keep them.
 
-        As for :meth:`forget`, all changes must be published.
+        Whatever comes of them afterwards is not counted.
+
+        Args:
+            rows: How many have to go.
+
+        Returns:
+            How many went.
         """
-        step = self.rules.step_ms
-        oldest = min((key[2] for key in self.cells), default=self.closed_ms)
-        horizon_ms = max(oldest, self.horizon_ms) + step
-        if horizon_ms <= self.closed_ms:
-            self._move_horizon(horizon_ms, self.closed_ms)
-            return
-        names = [name for name, one in self._conversations.items() if one.place is None] or list(self._conversations)
-        del names[max(_DROPPED_AT_ONCE, len(names) // 10) :]
-        dropped_conversations.labels(self.tenant).inc(len(names))
-        self._drop(names)
+        before, step = self.rows, self.rules.step_ms
+        gone: dict[int, list[str]] = {}
+        freed = count = 0
+        for last_ms, name in sorted((last_ms_of(packed), name) for name, packed in self._packed.items()):
+            if freed >= rows:
+                break
+            freed += _rows_of(self._packed.pop(name))
+            gone.setdefault(last_ms - last_ms % step, []).append(name)
+            count += 1
+        self._packed_rows -= freed
+        for start, names in gone.items():
+            self._forgotten.add(start, names)
+        dropped_conversations.labels(self.tenant).inc(count)
+        return before - self.rows
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether :meth:`forget_interval` may: the interval that closed last, and the open ones, stay."""
+        return self._next_horizon <= self.closed_ms - self.rules.step_ms
+
+    @property
+    def _next_horizon(self) -> int:
+        oldest = min((key[2] for key in self.cells), default=self._horizon_of(self.closed_ms))
+        return max(oldest, self.horizon_ms) + self.rules.step_ms
+
+    def forget_interval(self) -> int:
+        """Forget the oldest interval early, since there is no room. As for :meth:`forget`, changes must be published.
+
+        Returns:
+            How many rows went.
+        """
+        before = self.rows
+        if self.can_forget:
+            self._move_horizon(self._next_horizon, self.closed_ms)
+        return before - self.rows
+
+    def drop_open(self, rows: int) -> int:
+        """Forget conversations whose end was not seen, since nothing else is left: first those that are nowhere.
+
+        Args:
+            rows: How many have to go.
+
+        Returns:
+            How many went.
+        """
+        before, freed = self.rows, 0
+        names: list[str] = []
+        ones = self._conversations
+        for name in sorted(ones, key=lambda name: (ones[name].place is not None, ones[name].last_ms)):
+            if freed >= rows:
+                break
+            freed += len(ones[name])
+            names.append(name)
+        if names:
+            log.error("conversations that go on are forgotten, live figures are wrong: raise wfm.max_rows",
+                      tenant=self.tenant, conversations=len(names))  # fmt: skip
+            dropped_open.labels(self.tenant).inc(len(names))
+            self._drop(names)
+        return before - self.rows
 
     def _drop(self, names: list[str]) -> None:
         for name in names:
@@ -335,6 +461,10 @@ class Fold:
 
     def dump(self) -> Iterator[list[Any]]:
         """Everything that is to be known, in small pieces for JSON."""
+        for name, packed in self._packed.items():
+            yield ["ended", name, b64encode(packed).decode()]
+        for start, state in self._forgotten.dump():
+            yield ["forgotten", start, state]
         for name, conversation in self._conversations.items():
             yield ["conversation", name, conversation.dump()]
         for key, cell in self.cells.items():
@@ -367,18 +497,33 @@ class Fold:
                 self._status_rows += len(agent.statuses)
             elif kind == "cell" and same_rules:
                 self.cells[tuple(name)] = state
+            elif kind == "forgotten":
+                self._forgotten.load(name, state)
+            elif kind == "ended":
+                self._pack(name, b64decode(state))
             elif kind == "conversation":
                 self._conversations[name] = conversation = Conversation.load(state)
                 self._fact_rows += len(conversation)
-        if not same_rules:  # the settings changed: what is kept of the conversations is cut anew
-            for agent in self.agents.values():
-                agent.handled.clear()
-            self._unmeasured.update(self._conversations)
-            self.measure()
+                if conversation.is_over:
+                    self._ended.add(name)
+        if not same_rules:
+            self._cut_anew()
             return
         for name, conversation in self._conversations.items():
             conversation.measure(self.rules)  # its parts are in the cells, its legs with the agents
             self._move(name, None, conversation.place)
+
+    def _cut_anew(self) -> None:
+        """The rules changed: figures are what is kept of the conversations."""
+        for agent in self.agents.values():
+            agent.handled.clear()
+        for name, packed in self._packed.items():
+            self._conversations[name] = conversation = Conversation.load(orjson.loads(json_of(packed)))
+            self._fact_rows += len(conversation)
+        self._packed.clear()
+        self._packed_rows = 0
+        self._unmeasured.update(self._conversations)
+        self.measure()
 
     def touch_all(self) -> None:
         """Everything is to be published anew."""
@@ -387,3 +532,7 @@ class Fold:
         self.changes.agents.update(self.agents)
         for name in self.agents:
             self._touch_agent(name, self.horizon_ms or self.closed_ms - self.limits.keep_ms, self.closed_ms)
+
+
+def _rows_of(packed: bytes) -> int:
+    return 1 + len(packed) // _ROW_BYTES

@@ -21,6 +21,7 @@ from streaming.wfm.conversation import Rules
 from streaming.wfm.facts import read_block
 from streaming.wfm.fold import Fold, Limits
 from streaming.wfm.records import Records
+from streaming.wfm.room import make_room
 from streaming.wfm.snapshot import Kept, Snapshot, SnapshotWriter, read_snapshots
 from streaming.wfm.topics import facts_topic, live_topic, state_topic
 
@@ -44,6 +45,12 @@ _SWEEP_S = 1.0
 _IDLE_S = 10.0
 # In a replay an interval ends every moment: at most so often a tenant's state is kept.
 _SNAPSHOT_EVERY_S = 5.0
+# And for at most this part of the time: meanwhile nothing else is done.
+_SNAPSHOT_SHARE = 0.1
+_LONGEST_SNAPSHOT_S = 3.0
+# A tenant's record is published at least so often: who looks at it sees that somebody keeps it.
+_SIGN_OF_LIFE_S = 10.0
+_COMPLAIN_EVERY_S = 60.0
 # Of that many tenants in one transaction.
 _TOGETHER = 50
 _HOUR_MS = 3_600_000
@@ -56,12 +63,14 @@ class _Merged:
         self.tenant = tenant
         self.fold = fold
         self.records = Records(fold, tenant.vendor, tenant.tenant_id)
-        self.partitions = partitions
+        self.partitions = max(1, partitions)
         self.position = position
         """Next offset of the facts topic."""
         self.ready_at = ready_at
         """Facts before it were there when merging began: until then figures are of the past and not published."""
         self.parts = 0
+        self.inherited: set[bytes] = set()
+        """Keys that an earlier merger published: what is not published anew with the first figures is no more."""
         self.changed = True
         self.closed = False
         now = time.monotonic()
@@ -107,6 +116,8 @@ class Merger:
         self._merged: dict[str, _Merged] = {}
         self._touched: set[str] = set()
         self._swept = 0.0
+        self._complained = 0.0
+        self._snapshot_s = 0.0
         warehouse, wfm = settings.warehouse, settings.wfm
         self._rules = Rules(warehouse.interval_minutes * 60_000, warehouse.service_level_seconds * 1000)
         self._limits = Limits(
@@ -155,6 +166,7 @@ class Merger:
         snapshots = read_snapshots(self._reader, tenants)
         topics = self._consumer.list_topics(timeout=TIMEOUT_S).topics
         starts: list[TopicPartition] = []
+        begun: dict[str, _Merged] = {}
         for tenant in tenants:
             topic = facts_topic(tenant)
             low, high = self._reader.watermarks(Place(topic, 0))
@@ -169,8 +181,21 @@ class Merger:
             fold.touch_all()
             self._touched.add(topic)
             starts.append(TopicPartition(topic, 0, position))
+            begun[live_topic(tenant)] = merged
             log.info("merges a tenant", tenant=fold.tenant, snapshot=snapshot is not None, facts=high - position)
+        self._inherit(begun)
         self._consumer.incremental_assign(starts)
+
+    def _inherit(self, begun: dict[str, _Merged]) -> None:
+        """Know what is on the live topics: it may hold what later facts, which only this merger knows, take back."""
+        spans = {Place(topic, 0): self._reader.watermarks(Place(topic, 0)) for topic in begun}
+        for batch in self._reader.read(spans):
+            for message in batch:
+                inherited, key = begun[str(message.topic())].inherited, message.key()
+                if not isinstance(key, bytes) or message.value() is None:
+                    inherited.discard(key or b"")
+                else:
+                    inherited.add(key)
 
     def _restore(self, fold: Fold, snapshot: Snapshot, topic: str, low: int, high: int) -> int:
         fold.load(snapshot.head, snapshot.pieces)
@@ -197,7 +222,8 @@ class Merger:
             self._swept = now
             for merged in self._merged.values():
                 merged.pass_time()
-                if merged.fold.changes:
+                merged.fold.pack()
+                if merged.fold.changes or now - merged.published > _SIGN_OF_LIFE_S:
                     self._touched.add(facts_topic(merged.tenant))
             self._bound()
             self._keep(now, group)
@@ -268,21 +294,23 @@ class Merger:
 
     def _publish_one(self, merged: _Merged, *, all_cells: bool) -> None:
         topic = live_topic(merged.tenant)
-        for key, value in merged.records.changed(all_cells=all_cells):
+        for key, value in merged.records.changed(all_cells=all_cells or bool(merged.inherited)):
             self._send(topic, key, value)
+            merged.inherited.discard(key)
+        if not merged.is_ready:
+            return
+        for key in merged.inherited:
+            if merged.records.is_taken_back(key):
+                self._send(topic, key, None)
+        merged.inherited.clear()
 
     def _bound(self) -> None:
-        """Memory is bounded over all tenants: those with the most forget first."""
-        rows = sum(merged.fold.rows for merged in self._merged.values())
-        while rows > self._settings.wfm.max_rows:
-            largest = max(self._merged.values(), key=lambda merged: merged.fold.rows)
-            self._publish_one(largest, all_cells=True)  # what is forgotten can't be published any more
-            fold = largest.fold
-            before = fold.rows
-            fold.shrink()
-            if fold.rows >= before and fold.horizon_ms >= fold.closed_ms:
-                break
-            rows -= before - fold.rows
+        folds = {merged.fold: merged for merged in self._merged.values()}
+        most = self._settings.wfm.max_rows
+        rows = make_room(folds, most, lambda fold: self._publish_one(folds[fold], all_cells=True))
+        if rows > most and time.monotonic() - self._complained > _COMPLAIN_EVERY_S:
+            self._complained = time.monotonic()
+            log.error("no room for what has to be kept: raise wfm.max_rows", rows=rows, max_rows=most)
         kept_rows.set(rows)
 
     def _keep(self, now: float, group: Callable[[], Any]) -> None:
@@ -293,12 +321,13 @@ class Merger:
             if merged.changed
             and merged.fold.covered
             and (
-                (merged.closed and now - merged.snapshot > _SNAPSHOT_EVERY_S)
+                (merged.closed and now - merged.snapshot > max(_SNAPSHOT_EVERY_S, self._snapshot_s / _SNAPSHOT_SHARE))
                 or now - merged.snapshot > self._rules.step_ms / 1000
             )
-        ][:_TOGETHER]
+        ]
         if not due:
             return
+        due = sorted(due, key=lambda merged: merged.snapshot)[:_TOGETHER]
         if self._writer is None:
             writer = SnapshotWriter(self._settings, self._slot)
             writer.start()
@@ -308,6 +337,7 @@ class Merger:
         for number, merged in enumerate(due):
             merged.snapshot = now  # if it was given up, it is tried again after a while
             if parts is not None:
+                self._snapshot_s = min(time.monotonic() - now, _LONGEST_SNAPSHOT_S)
                 merged.parts = parts[number]
                 merged.changed = merged.closed = False
 

@@ -14,6 +14,8 @@ from streaming.wfm.records import AGENT, AGENT_INTERVAL, QUEUE, QUEUE_INTERVAL, 
 from streaming.wfm.view import Key
 
 _REPLAY_MS = 300_000
+# Its merger publishes a tenant at least every 10 s.
+_STALE_MS = 30_000
 Records = Mapping[Key, dict[str, Any]]
 
 
@@ -41,11 +43,13 @@ def picture(records: Records, wall_ms: int, intervals: int) -> dict[str, Any]:
     agents = _agents(records, now_ms, start_ms, tenant["longest_status_ms"])
     by_status = Counter(agent["status"] for agent in agents)
     known = sorted({key[-1] for key in records if key[0] == QUEUE_INTERVAL and key[-1] < instant(start_ms)})
-    shown = set(known[len(known) - intervals :] if intervals else [])
+    shown = set(known[-intervals:] if intervals else [])
     return {
         "vendor": tenant["vendor"],
         "tenant_id": tenant["tenant_id"],
         "now_ms": now_ms,
+        "published_ms": tenant.get("published_ms"),
+        "is_stale": wall_ms - tenant.get("published_ms", 0) > _STALE_MS,
         "is_replay": tenant["behind_ms"] > _REPLAY_MS,
         "newest_event_ms": tenant["clock_ms"],
         "interval_start": instant(start_ms),
@@ -69,12 +73,13 @@ def _bare(record: dict[str, Any]) -> dict[str, Any]:
 
 def _queues(records: Records, now_ms: int, start_ms: int) -> list[dict[str, Any]]:
     found = []
-    nothing = measures([0] * len(COLUMNS))
+    nothing, start = measures([0] * len(COLUMNS)), instant(start_ms)
     for key in _of(records, QUEUE):
         queue = _bare(records[key])
         since_ms = queue["waiting_since_ms"]
-        if queue["interval_start"] != instant(start_ms):  # nothing has happened yet in the interval that is open now
-            queue |= nothing | {"interval_start": instant(start_ms)}
+        if queue["interval_start"] != start:  # an event from after now has moved the clock, or none has come yet
+            interval = records.get((QUEUE_INTERVAL, *key[1:], start), nothing)
+            queue |= {column: interval[column] for column in nothing} | {"interval_start": start}
         found.append({**queue, "longest_wait_ms": 0 if since_ms is None else max(0, now_ms - since_ms)})
     return found
 
@@ -93,7 +98,10 @@ def _agents(records: Records, now_ms: int, start_ms: int, longest_ms: int) -> li
                 sums = [before[column] for column in AGENT_COLUMNS[: len(STATUSES)]]
         if status in STATUSES:
             sums[STATUSES.index(status)] += max(0, now_ms - max(since_ms, start_ms))
-        handled = agent["handled"]
+        handled = 0
+        for counted in (agent["handled"], agent.get("handled_before")):
+            if counted and counted["interval_start"] == instant(start_ms):
+                handled = counted["handled"]
         found.append(
             {
                 "agent_id": agent["agent_id"],
@@ -101,7 +109,7 @@ def _agents(records: Records, now_ms: int, start_ms: int, longest_ms: int) -> li
                 "since_ms": since_ms,
                 "in_status_ms": max(0, now_ms - since_ms),
                 **dict(zip(AGENT_COLUMNS, sums, strict=False)),
-                "handled": handled["handled"] if handled["interval_start"] == instant(start_ms) else 0,
+                "handled": handled,
                 "occupancy": occupancy(sums),
             }
         )

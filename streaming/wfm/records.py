@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from time import time
 from typing import Any
 
 import orjson
@@ -82,6 +83,14 @@ class Records:
         changes.agents.clear()
         yield from self._agent_intervals(version)
 
+    def is_taken_back(self, key: bytes) -> bool:
+        """Whether a key that the live topic holds, and the fold's first records do not, is to be no more.
+
+        Intervals that the fold has forgotten stay as they are.
+        """
+        kind, *names = orjson.loads(key)
+        return kind not in (QUEUE_INTERVAL, AGENT_INTERVAL) or names[-1] >= instant(self._fold.horizon_ms)
+
     def _tenant(self, version: int) -> dict[str, Any]:
         fold = self._fold
         return {
@@ -91,6 +100,7 @@ class Records:
             "closed_ms": fold.closed_ms,
             "service_level_seconds": fold.rules.threshold_ms / 1000,
             "longest_status_ms": fold.limits.status_ms,
+            "published_ms": int(time() * 1000),
             "version": version,
         }
 
@@ -132,12 +142,15 @@ class Records:
         start = since_ms - since_ms % self._step_ms
         sums = agent.sums_until_newest(start, self._fold.limits.status_ms)
         open_ms = self._fold.clock_ms - self._fold.clock_ms % self._step_ms
+        before_ms = open_ms - self._step_ms
         return {
             "agent_id": name,
             "status": status,
             "since_ms": since_ms,
             "before": {"interval_start": instant(start), **dict(zip(AGENT_COLUMNS, sums, strict=False))},
             "handled": {"interval_start": instant(open_ms), "handled": agent.handled.get(open_ms, 0)},
+            # The clock may be a little ahead of the one that a reader goes by.
+            "handled_before": {"interval_start": instant(before_ms), "handled": agent.handled.get(before_ms, 0)},
             "version": version,
         }
 

@@ -27,9 +27,11 @@ log = structlog.get_logger()
 
 written = Counter("ccaas_wfm_snapshots", "Snapshots of tenants' state that were committed")
 failed = Counter("ccaas_wfm_snapshots_failed", "Transactions of snapshots that were given up; they are tried again")
+oversized = Counter("ccaas_wfm_snapshot_pieces_left_out", "Conversations and agents too large for a snapshot")
 
 _HEAD = b"head"
 _PART_BYTES = 512 * 1024
+_LARGEST_PIECE = MAX_RECORD_BYTES // 2
 # Kafka ends the transaction of a member that is silent for so long; until then readers wait for what is behind it.
 _TRANSACTION_TIMEOUT_MS = 20_000
 _CALL_S = 5.0
@@ -124,6 +126,8 @@ class SnapshotWriter:
                 "compression.type": "lz4",
                 "linger.ms": 5,
                 "message.max.bytes": MAX_RECORD_BYTES,
+                # Larger than a record; a snapshot may be larger than the memory that there is for it.
+                "queue.buffering.max.kbytes": 24 * 1024,
                 # What fails, fails the transaction.
                 "delivery.report.only.error": True,
                 "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
@@ -238,11 +242,15 @@ def _batches(pieces: Iterator[list[Any]]) -> Iterator[list[bytes]]:
     size = 0
     for piece in pieces:
         text = orjson.dumps(piece)
-        batch.append(text)
-        size += len(text)
-        if size >= _PART_BYTES:
+        if len(text) > _LARGEST_PIECE:  # it alone is lost at a restart, instead of every tenant's snapshot now
+            log.error("too large for a snapshot, left out of it", kind=piece[0], bytes=len(text))
+            oversized.inc()
+            continue
+        if batch and size + len(text) > _PART_BYTES:
             yield batch
             batch, size = [], 0
+        batch.append(text)
+        size += len(text)
     if batch:
         yield batch
 

@@ -118,7 +118,7 @@ class LiveView:
             )
             try:
                 self._follow(consumer)
-            except (KafkaException, ValueError, KeyError, TypeError) as error:
+            except KafkaException as error:
                 log.warning("live topics can't be read; trying again", error=str(error))
                 self._stop.wait(_RETRY_S)
             finally:
@@ -162,7 +162,11 @@ class LiveView:
                     continue
                 error = message.error()
                 if error is None:
-                    followed.take(message)
+                    try:
+                        followed.take(message)
+                    except (ValueError, KeyError, TypeError) as failure:
+                        log.warning("a record of a live topic is passed over", topic=message.topic(),
+                                    offset=message.offset(), error=type(failure).__name__)  # fmt: skip
                 elif error.code() == KafkaError._PARTITION_EOF:
                     followed.complete.set()
                 else:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 import structlog
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from prometheus_client import Counter
 
 from streaming.consumer.member import Member
@@ -15,7 +15,7 @@ from streaming.errors import BadEventError, ServiceUnavailableError
 from streaming.settings import Tenant
 from streaming.topic_reader import Place, Span, TopicReader
 from streaming.topics import MAX_RECORD_BYTES
-from streaming.wfm.facts import Fact, Segment, fact_of, read_block, write_block
+from streaming.wfm.facts import Fact, Segment, cut, fact_of, read_block, write_block
 from streaming.wfm.merger import Merger
 from streaming.wfm.topics import ensure_wfm_topics, facts_topic
 
@@ -139,6 +139,8 @@ class WfmWork:
             read = reads.get(partition)
             if read is None:
                 read = reads[partition] = _Read(offset)
+            elif offset != read.next:
+                read = self._jump(partition, read, offset)
             read.next = offset + 1
             try:
                 try:
@@ -160,6 +162,17 @@ class WfmWork:
                 read.newest_ms = max(read.newest_ms, at_ms)
         if self._facts >= _FACTS_TOGETHER:
             self._pass_on()
+
+    def _jump(self, partition: Partition, read: _Read, offset: int) -> _Read:
+        """A partition does not go on where it was: nothing of what was read is lost, and a gap is told."""
+        if offset < read.next:
+            log.error("a partition goes back: was its topic made anew? See docs/wfm-live.md", topic=partition[0],
+                      partition=partition[1], expected=read.next, offset=offset)  # fmt: skip
+        elif offset == read.next + 1 or self._reader.watermarks(Place(*partition)).first <= read.next:
+            return read  # the end of a transaction, or an aborted one: nothing is missing
+        self._pass_on()
+        begun = self._read[partition] = _Read(offset)
+        return begun
 
     def tick(self) -> None:
         """Pass facts on if it is time; merge."""
@@ -207,7 +220,8 @@ class WfmWork:
         for topic, found in segments.items():
             tenant = self._tenants.get(topic)
             if tenant is not None:
-                self._send(facts_topic(tenant), tenant.tenant_id.encode(), write_block(found))
+                for portion in cut(found):
+                    self._send(facts_topic(tenant), tenant.tenant_id.encode(), write_block(portion))
 
     def _send(self, topic: str, key: bytes, value: bytes | None) -> None:
         deadline = 0.0
@@ -221,6 +235,9 @@ class WfmWork:
                     msg = f"{topic}: Kafka takes no records"
                     raise ServiceUnavailableError(msg) from None
                 self._producer.poll(0.05)
+            except KafkaException as error:
+                msg = f"{topic}: live figures can't be written: {error.args[0].str()}"
+                raise ServiceUnavailableError(msg) from None
             else:
                 return
 

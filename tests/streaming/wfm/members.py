@@ -14,7 +14,8 @@ from confluent_kafka import Producer
 from schemas.registry import Registry
 from streaming.settings import Settings, Tenant
 from streaming.topics import ensure_topics
-from streaming.wfm.topics import ensure_wfm_topics, live_topic
+from streaming.wfm.facts import Segment, fact_of, write_block
+from streaming.wfm.topics import ensure_wfm_topics, facts_topic, live_topic
 from tests.conftest import Platform
 from tests.kafka import read_all
 from tests.processes import ServiceProcess, free_port
@@ -52,11 +53,22 @@ class Bus:
             self.raw(crc32(item.event_id.encode()) % self.partitions, self._encoder.encode(event))
         self.flush()
 
+    def publish_to(self, partition: int, items: Iterable[Event]) -> None:
+        for item in items:
+            self.raw(partition, self._encoder.encode(canonical(item, self.tenant.tenant_id)))
+        self.flush()
+
+    def pass_on(self, partition: int, items: list[Event]) -> None:
+        """As a member does that has read these, the first records of a partition."""
+        facts = [fact for number, item in enumerate(items) if (fact := fact_of(canonical(item), number))]
+        segment = Segment(partition, 0, len(items), max(fact[2] for fact in facts), facts)
+        self._producer.produce(facts_topic(self.tenant), write_block([segment]))
+        self.flush()
+
     def everywhere(self, item: Event) -> None:
         """An event on every partition: then event time has passed it everywhere."""
         for number in range(self.partitions):
-            self.raw(number, self._encoder.encode(canonical(item, self.tenant.tenant_id)))
-        self.flush()
+            self.publish_to(number, [item])
 
     def raw(self, partition: int, value: bytes | None) -> None:
         self._producer.produce(self.tenant.events_topic, value, partition=partition)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
 from schemas.canonical import EventType
 from streaming.instants import to_ms
+from streaming.topics import ensure_topics
 from tests.conftest import Platform
 from tests.kafka import read_all
 from tests.processes import until
@@ -66,3 +70,47 @@ def test_times_that_can_not_be(platform: Platform) -> None:
         assert records["tenant",]["clock_ms"] == to_ms(now)
         assert records["agent", "anna"]["status"] == "IDLE"
         assert not [key for key in records if "2099" in key[-1]]
+
+
+def test_events_that_expired_while_nobody_read_them_are_told(platform: Platform) -> None:
+    bus = Bus(platform, partitions=1)
+    calls = [
+        event(EventType.QUEUED, f"09:00:0{number}", f"c{number}", queue="sales", media="VOICE") for number in range(9)
+    ]
+    admin = AdminClient(bus.settings.kafka.client_config())
+
+    def waiting() -> object:
+        return live(platform, bus.tenant).get(("queue", "sales", "VOICE"), {}).get("waiting")
+
+    with Members(platform, 1).running() as (member,):
+        bus.publish(calls[:3])
+        until(lambda: waiting() == 3, what="three wait")
+        member.kill()
+        bus.publish(calls[3:])
+        for done in admin.delete_records([TopicPartition(bus.tenant.events_topic, 0, 7)]).values():
+            done.result(20)
+        member.start()
+        until(lambda: waiting() == 5, what="two more wait")
+    log = member.log.read_text()
+    assert "facts are missing" in log
+    assert "first=3" in log
+    assert "next=7" in log
+
+
+def test_a_topic_that_was_made_anew_is_told(platform: Platform) -> None:
+    bus = Bus(platform, partitions=1)
+    admin = AdminClient(bus.settings.kafka.client_config())
+    topic = bus.tenant.events_topic
+    calls = [
+        event(EventType.QUEUED, f"09:00:0{number}", f"c{number}", queue="sales", media="VOICE") for number in range(3)
+    ]
+    with Members(platform, 1).running() as (member,):
+        bus.publish(calls)
+        until(lambda: ("queue", "sales", "VOICE") in live(platform, bus.tenant), what="they wait")
+        member.kill()
+        admin.delete_topics([topic])[topic].result(20)
+        until(lambda: topic not in admin.list_topics(timeout=10).topics, what="the topic is gone")
+        ensure_topics(bus.settings.kafka, [bus.tenant])
+        bus.publish(calls[:1])
+        member.start()
+        until(lambda: "a partition goes back" in member.log.read_text(), what="it is told")

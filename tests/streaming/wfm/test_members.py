@@ -121,3 +121,20 @@ def test_the_live_queue_follows_its_calls(platform: Platform) -> None:
         assert queue()["in_progress"] == 3
         assert (queue()["offered"], queue()["answered"], queue()["abandoned"]) == (9, 3, 1)
         assert queue()["service_level"] == 0.0
+
+
+def test_what_an_earlier_merger_published_and_later_facts_take_back_is_gone(platform: Platform) -> None:
+    """The facts came while nobody merged, from another member."""
+    bus = Bus(platform, partitions=2)
+    leg = event(EventType.HANDLED, "09:05:00", "c1", queue="sales", agent="anna", media="VOICE", talk_ms=1000)
+    wrapup = event(EventType.WRAPUP, "09:20:00", "c1", queue="sales", agent="anna", media="VOICE", acw_ms=2000)
+    first, second = (("queue_interval", "sales", "VOICE", f"1999-01-04T09:{minute}:00Z") for minute in ("00", "15"))
+    with Members(platform, 1).running() as (member,):
+        bus.publish_to(0, [leg])
+        until(lambda: live(platform, bus.tenant).get(first, {}).get("handled") == 1, what="the leg is counted")
+        member.kill()
+        bus.publish_to(1, [wrapup])
+        bus.pass_on(1, [wrapup])
+        member.start()
+        until(lambda: live(platform, bus.tenant).get(second, {}).get("acw_ms") == 2000, what="its wrap-up is counted")
+        assert first not in live(platform, bus.tenant)
