@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ HEADER = struct.Struct(">bI")
 """Magic byte and schema id, before the Avro binary."""
 
 MAGIC = 0
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class Encoder:
@@ -70,6 +73,11 @@ def _with_promoted(event: CanonicalEvent, fields: tuple[PromotedField, ...]) -> 
         if text is not None:
             filled[name] = cast(text, type_)
     return typed("CanonicalEvent", filled)
+
+
+def _told(error: Exception) -> str:
+    """Kind and text without objects' addresses: the same fault reads the same in every process."""
+    return f"{type(error).__name__}: {_ADDRESS.sub('', str(error))}"
 
 
 class WriterSchema(NamedTuple):
@@ -121,7 +129,7 @@ class Decoder:
         try:
             event = fastavro.schemaless_reader(buffer, known.writer, known.reader)
         except Exception as error:  # noqa: BLE001 (fastavro raises what the broken bytes happen to cause)
-            msg = f"not Avro of schema {schema_id}: {type(error).__name__}: {error}"
+            msg = f"not Avro of schema {schema_id}: {_told(error)}"
             raise BadEventError(msg, reason="undecodable") from None
         return typed("CanonicalEvent", event)
 
@@ -155,7 +163,7 @@ class Decoder:
             types = {field["name"]: field["type"] for field in document["fields"]}
             writer = fastavro.parse_schema(document)
         except Exception as error:  # noqa: BLE001 (anybody's schema of any kind: Protobuf, JSON Schema, odd Avro)
-            msg = f"schema {schema_id} is of no canonical event: {type(error).__name__}: {error}"
+            msg = f"schema {schema_id} is of no canonical event: {_told(error)}"
             raise BadEventError(msg, reason="unknown_schema") from None
         lacks = [name for name, type_ in CORE_FIELDS.items() if types.get(name) != type_]
         if lacks:

@@ -15,15 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 
-from streaming.sink.landing import RAW, SCHEMA
+from streaming.sink.landing import QUARANTINE, RAW, SCHEMA
 from streaming.sink.manifest import COMPACTED, newest_manifest
 from streaming.sink.store import Store
 from warehouse.windows import Window
 
 log = structlog.get_logger()
-
-QUARANTINE = "quarantine"
-"""Folder of files that can't be read."""
 
 # Rows without these can't be stored; every record has them, so a NULL means that the file is not the sink's.
 _REQUIRED = [name for name in SCHEMA.names if name != "_published_at"]

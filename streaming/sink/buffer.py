@@ -30,6 +30,7 @@ class Buffer:
         self.spans: dict[Partition, tuple[int, int]] = {}
         """First and last offset taken."""
         self.bytes = 0
+        """Of the records taken; after :meth:`drop` by the share of rows that stayed."""
         self.rows = 0
         self._open: list[pa.RecordBatch] = []
         self._packed: list[pa.Buffer] = []
@@ -78,7 +79,9 @@ class Buffer:
         kept = [_without(table, gone) for table in self._parts()]
         self._open.clear()
         self._packed = [_packed(table) for table in kept if len(table)]
-        self.rows = sum(map(len, kept))
+        rows = sum(map(len, kept))
+        self.bytes = self.bytes * rows // self.rows if rows else 0
+        self.rows = rows
 
     def _parts(self) -> Iterator[pa.Table]:
         for package in self._packed:

@@ -19,6 +19,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 import structlog
 
 from streaming.errors import FencedError
-from streaming.sink.landing import RAW, SCHEMA, Footer, footer, parquet_writer
+from streaming.sink.landing import QUARANTINE, RAW, SCHEMA, Footer, footer_of, higher, parquet_writer
 from streaming.sink.manifest import (
     COMPACTED,
     MANIFESTS,
@@ -122,12 +123,17 @@ def compact(
     # Higher than every manifest there is, also where the state database with the epochs was lost.
     number = Number(max(epoch, manifest.number.epoch + 1), 0)
     there = {entry.name for entry in raw}
+    # What an operator's rule has expired is no longer named; what a load has set aside may come back, mended.
+    held = {entry.name for entry in store.entries(COMPACTED)}
+    held |= {entry.name.removeprefix(f"{QUARANTINE}/") for entry in store.entries(QUARANTINE)}
+    manifest = replace(manifest, files=tuple(file for file in manifest.files if file.name in held))
     for entries in _chunks(_closed(raw, manifest, before), limits):
         number = Number(number.epoch, number.step + 1)
-        compacted = _compacted(store, [entry.name for entry in entries], number, limits, scratch)
-        if compacted is None:
+        lasts = _Lasts(manifest.offsets)
+        names = [entry.name for entry in entries]
+        step = _compacted(store, names, number, limits=limits, scratch=scratch, lasts=lasts)
+        if step is None:
             continue
-        step, footers = compacted
         covered = {name: at for name, at in manifest.covered.items() if name in there}
         covered |= dict.fromkeys(step.sources, datetime.now(UTC).timestamp())
         manifest = replace(
@@ -135,7 +141,7 @@ def compact(
             number=number,
             files=(*manifest.files, *step.files),
             covered=covered,
-            offsets=_with_offsets(manifest.offsets, footers),
+            offsets=lasts.offsets,
         )
         if not is_ours():
             msg = "another process compacts the landing zone now; it goes on there"
@@ -167,20 +173,44 @@ def _chunks(entries: Iterable[Entry], limits: Limits) -> Iterator[list[Entry]]:
         yield chunk
 
 
+class _Lasts:
+    """The last offsets of compacted files; those of further raw files come to them one file at a time."""
+
+    def __init__(self, known: Mapping[str, Mapping[str, Mapping[int, int]]]) -> None:
+        self.offsets = {
+            cluster: {life: dict(parts) for life, parts in lives.items()} for cluster, lives in known.items()
+        }
+
+    def add(self, read: Footer) -> None:
+        lives = self.offsets.setdefault(read.cluster, {})
+        for life, lasts in read.lasts.items():
+            higher(lives.setdefault(life, {}), lasts)
+
+
+class _Shape(NamedTuple):
+    """What is kept of each file of a step: they may be tens of thousands, each with the offsets of all partitions."""
+
+    rows: int
+    schema: pa.Schema
+
+
 def _compacted(
-    store: Store, names: Sequence[str], number: Number, limits: Limits, scratch: Path
-) -> tuple[Step, list[Footer]] | None:
+    store: Store, names: Sequence[str], number: Number, *, limits: Limits, scratch: Path, lasts: _Lasts
+) -> Step | None:
     """New files of the raw ones, which do not count yet; None if there are not two that can be read."""
+    schemas: list[pa.Schema] = []
     with ThreadPoolExecutor(_READERS) as readers:
-        found = dict(zip(names, readers.map(lambda name: _footer(store, name), names), strict=True))
-    readable = {name: read for name, read in found.items() if read is not None}
+        found = dict(zip(names, readers.map(lambda name: _shape(store, name, schemas), names), strict=True))
+    readable = {name: shape for name, shape in found.items() if shape is not None}
     layout = _layout(readable)
     sources: list[str] = []
 
     def tables() -> Iterator[pa.Table]:
         for name in readable:
-            if (table := _table(store, name, layout)) is not None:
+            if (read := _table(store, name, layout)) is not None:
+                table, origin = read
                 sources.append(name)
+                lasts.add(origin)
                 yield table
 
     if len(readable) < 2:
@@ -194,49 +224,58 @@ def _compacted(
     if written != expected:
         msg = f"{written} rows were written of {expected}: the files that were made do not count"
         raise OSError(msg)
-    return Step(tuple(sources), files), [readable[name] for name in sources]
+    return Step(tuple(sources), files)
 
 
-def _footer(store: Store, name: str) -> Footer | None:
+def _shape(store: Store, name: str, schemas: list[pa.Schema]) -> _Shape | None:
+    """A file's shape, with one object for each of the few schemas that there are."""
     try:
-        return footer(store, name)
+        with store.open(name) as file:
+            read = pq.read_metadata(file)
+        footer_of(read)
+        # Earlier files have the offsets in the schema's metadata too.
+        own = read.schema.to_arrow_schema().remove_metadata()
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         log.warning("a raw file is left as it is: it can't be read", file=name, error=str(error))
         return None
+    schema = next((schema for schema in schemas if schema.equals(own, check_metadata=True)), own)
+    if schema is own:
+        schemas.append(own)
+    return _Shape(int(read.num_rows), schema)
 
 
-def _layout(footers: dict[str, Footer]) -> pa.Schema:
-    """Columns of all files. A file of other types than those before it is taken out of ``footers``: it stays raw."""
+def _layout(shapes: dict[str, _Shape]) -> pa.Schema:
+    """Columns of all files. A file of other types than those before it is taken out of ``shapes``: it stays raw."""
     fields = {field.name: field for field in SCHEMA}
-    for name, read in list(footers.items()):
-        own = {field.name: field for field in read.schema}
+    for name, shape in list(shapes.items()):
+        own = {field.name: field for field in shape.schema}
         if SCHEMA.names != [*own][: len(SCHEMA)] or any(
             not fields.get(field.name, field).type.equals(field.type) for field in own.values()
         ):
             log.warning("a raw file is left as it is: its columns are others", file=name)
-            del footers[name]
+            del shapes[name]
         else:
             fields = {**own, **fields}
     return pa.schema([*SCHEMA, *(field for name, field in fields.items() if name not in SCHEMA.names)])
 
 
-def _table(store: Store, name: str, layout: pa.Schema) -> pa.Table | None:
+def _table(store: Store, name: str, layout: pa.Schema) -> tuple[pa.Table, Footer] | None:
     try:
-        with store.open(name) as file:
-            table = pq.read_table(file, partitioning=None)
+        with store.open(name) as file, pq.ParquetFile(file) as parquet:
+            table, origin = parquet.read(), footer_of(parquet.metadata)
         table.validate(full=True)
     except FileNotFoundError:
         return None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         log.warning("a raw file is left as it is: it can't be read", file=name, error=str(error))
         return None
     columns = [
         table.column(field.name) if field.name in table.schema.names else pa.nulls(len(table), field.type)
         for field in layout
     ]
-    return pa.table(columns, schema=layout)
+    return pa.table(columns, schema=layout), origin
 
 
 def _write(
@@ -267,17 +306,3 @@ def _write_file(
             if rows >= file_rows:
                 break
     return CompactedFile(name, rows, first, last)
-
-
-def _with_offsets(
-    known: Mapping[str, Mapping[str, Mapping[int, int]]], footers: Iterable[Footer]
-) -> dict[str, dict[str, dict[int, int]]]:
-    """The last offsets of compacted files, those of further raw files among them."""
-    merged = {cluster: {topic: dict(parts) for topic, parts in topics.items()} for cluster, topics in known.items()}
-    for read in footers:
-        topics = merged.setdefault(read.cluster, {})
-        for topic, parts in read.offsets.items():
-            lasts = topics.setdefault(topic, {})
-            for number, (_, last) in parts.items():
-                lasts[number] = max(last, lasts.get(number, -1))
-    return merged

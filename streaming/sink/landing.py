@@ -16,6 +16,7 @@ import structlog
 
 from schemas.columns import ARROW, EVENT
 from schemas.promoted import KEY_ATTRIBUTE, PromotedField
+from streaming.sink.incarnations import topic_of
 from streaming.sink.manifest import newest_manifest
 from streaming.sink.store import Store
 
@@ -24,8 +25,11 @@ log = structlog.get_logger()
 RAW = "raw"
 """Folder of what the sink writes: ``raw/dt=<day of writing>/<slot>-<epoch ms>-<uuid>.parquet``."""
 
+QUARANTINE = "quarantine"
+"""Folder of files that a load could not read, by their names."""
+
 OFFSETS_KEY = b"ccaas.offsets"
-"""File metadata: JSON ``{topic: {partition: [first, last]}}``."""
+"""File metadata: JSON ``{"<topic>@<topic's id>": {partition: [first, last]}}``; earlier files lack the id."""
 
 CLUSTER_KEY = b"ccaas.cluster"
 """File metadata: id of the Kafka cluster."""
@@ -45,11 +49,15 @@ SCHEMA = pa.schema(
 _DICTIONARY_COLUMNS = ["_topic", "vendor", "tenant_id", "event_type"]
 
 Offsets = Mapping[str, Mapping[int, tuple[int, int]]]
-"""First and last offset by topic and partition."""
+"""First and last offset by incarnation of a topic (see :mod:`streaming.sink.incarnations`) and partition."""
+
+Lasts = Mapping[str, Mapping[int, int]]
+"""Last offset alike."""
 
 # Longer than the longest retention of a topic (7 days).
 _RETENTION = timedelta(days=14)
 _READERS = 16
+_AT_ONCE = 64  # footers, whose offsets are held until they are noted
 
 
 def promoted_column(field: PromotedField) -> pa.Field:
@@ -69,7 +77,7 @@ class LandingZone:
         self._store = store
         self._cluster = cluster
         self._seen: set[str] = set()
-        self._landed: dict[tuple[str, int], int] = {}
+        self._landed: dict[str, dict[str, dict[int, int]]] = {}  # by topic, incarnation, partition
 
     def write(self, layout: pa.Schema, tables: Iterable[pa.Table], offsets: Offsets, slot: str) -> str:
         """Write one file; when this returns it has landed, durably. If it raises, nothing has.
@@ -87,22 +95,37 @@ class LandingZone:
             OSError: the disk is full or broken.
             ServiceUnavailableError: a remote store does not answer.
         """
-        ranges = {topic: {str(number): span for number, span in parts.items()} for topic, parts in offsets.items()}
+        ranges = {life: {str(number): span for number, span in parts.items()} for life, parts in offsets.items()}
         metadata = {OFFSETS_KEY: orjson.dumps(ranges), CLUSTER_KEY: self._cluster.encode()}
         name = f"{RAW}/dt={datetime.now(UTC):%Y-%m-%d}/{slot}-{time.time_ns() // 1_000_000}-{uuid.uuid4().hex}.parquet"
-        with self._store.create(name) as file, parquet_writer(file, layout.with_metadata(metadata)) as writer:
+        with self._store.create(name) as file, parquet_writer(file, layout) as writer:
             for table in tables:
                 writer.write_table(table)
-        self._note(offsets)
+            # In the schema's metadata they would be there twice: Arrow keeps a copy of the schema in the file.
+            writer.add_key_value_metadata(metadata)
+        self._note({life: {number: last for number, (_, last) in parts.items()} for life, parts in offsets.items()})
         self._seen.add(name)
         return name
 
-    def landed(self, topic: str, partition: int) -> int | None:
-        """Last offset of a partition in any landing file, None if there is none. After :meth:`scan`."""
-        return self._landed.get((topic, partition))
+    def landed(self, incarnation: str, partition: int) -> int | None:
+        """Last offset of a partition in any landing file, None if there is none. After :meth:`scan`.
+
+        Those of the topic's other incarnations do not count; those of files without its id do.
+        """
+        topic = topic_of(incarnation)
+        return self._last({incarnation, topic} & self._landed.get(topic, {}).keys(), topic, partition)
+
+    def landed_before(self, incarnation: str, partition: int) -> int | None:
+        """As :meth:`landed`, of the topic's other incarnations."""
+        topic = topic_of(incarnation)
+        return self._last(self._landed.get(topic, {}).keys() - {incarnation, topic}, topic, partition)
+
+    def _last(self, incarnations: Iterable[str], topic: str, partition: int) -> int | None:
+        lasts = (self._landed[topic][incarnation].get(partition) for incarnation in incarnations)
+        return max((last for last in lasts if last is not None), default=None)
 
     def scan(self) -> None:
-        """Read the offsets of files that other members, or an earlier life of this one, wrote.
+        """Read the offsets of files that other members, or an earlier life of this one, wrote since the last scan.
 
         Raises:
             ServiceUnavailableError: a remote store does not answer.
@@ -110,22 +133,23 @@ class LandingZone:
         # Only what Kafka may still hold matters: older folders are not read again and again.
         oldest = f"{RAW}/dt={datetime.now(UTC) - _RETENTION:%Y-%m-%d}"
         manifest = newest_manifest(self._store)
-        for topic, partitions in manifest.offsets.get(self._cluster, {}).items():
-            self._note({topic: {number: (last, last) for number, last in partitions.items()}})
+        self._note(manifest.offsets.get(self._cluster, {}))
         names = {name for name, _, _ in self._store.entries(RAW) if name >= oldest and name.endswith(".parquet")}
         self._seen &= names
-        new = names - self._seen - manifest.covered.keys()
+        new = sorted(names - self._seen - manifest.covered.keys())
         # Of a remote store each takes a round trip or two, and a rebalance waits for all.
         with ThreadPoolExecutor(_READERS) as readers:
-            for offsets in readers.map(self._offsets_of, new):
-                self._note(offsets)
-        self._seen |= new
+            for begin in range(0, len(new), _AT_ONCE):
+                part = new[begin : begin + _AT_ONCE]
+                for lasts in readers.map(self._lasts_of, part):
+                    self._note(lasts)
+                self._seen.update(part)
 
     def remove_orphans(self, slot: str) -> None:
         """Delete temporary files that an earlier holder of this slot left when it was killed."""
         self._store.remove_orphans(RAW, f"{slot}-")
 
-    def _offsets_of(self, name: str) -> Offsets:
+    def _lasts_of(self, name: str) -> Lasts:
         try:
             read = footer(self._store, name)
         except FileNotFoundError:  # compacted since, or set aside
@@ -133,13 +157,18 @@ class LandingZone:
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             log.error("landing file is unreadable; the load sets it aside", file=name, error=str(error))
             return {}
-        return read.offsets if read.cluster == self._cluster else {}
+        return read.lasts if read.cluster == self._cluster else {}
 
-    def _note(self, offsets: Offsets) -> None:
-        for topic, partitions in offsets.items():
-            for partition, (_, last) in partitions.items():
-                key = (topic, partition)
-                self._landed[key] = max(last, self._landed.get(key, -1))
+    def _note(self, lasts: Lasts) -> None:
+        for incarnation, partitions in lasts.items():
+            higher(self._landed.setdefault(topic_of(incarnation), {}).setdefault(incarnation, {}), partitions)
+
+
+def higher(known: dict[int, int], lasts: Mapping[int, int]) -> None:
+    """Raise the last offset of each partition that has a higher one."""
+    for partition, last in lasts.items():
+        if last > known.get(partition, -1):
+            known[partition] = last
 
 
 def parquet_writer(file: IO[bytes], layout: pa.Schema) -> pq.ParquetWriter:
@@ -148,12 +177,10 @@ def parquet_writer(file: IO[bytes], layout: pa.Schema) -> pq.ParquetWriter:
 
 
 class Footer(NamedTuple):
-    """What a landing file says of itself."""
+    """What a landing file says of the rows' origin."""
 
     cluster: str
-    offsets: Offsets
-    rows: int
-    schema: pa.Schema
+    lasts: Lasts
 
 
 def footer(store: Store, name: str) -> Footer:
@@ -166,10 +193,19 @@ def footer(store: Store, name: str) -> Footer:
         ServiceUnavailableError: a remote store does not answer.
     """
     with store.open(name) as file:
-        read = pq.read_metadata(file)
+        return footer_of(pq.read_metadata(file))
+
+
+def footer_of(read: pq.FileMetaData) -> Footer:
+    """What Parquet's own metadata hold of it.
+
+    Raises:
+        KeyError: the sink did not write the file.
+        ValueError: as KeyError.
+    """
     metadata = read.metadata or {}
-    offsets = {
-        topic: {int(number): (int(span[0]), int(span[1])) for number, span in partitions.items()}
-        for topic, partitions in orjson.loads(metadata[OFFSETS_KEY]).items()
+    lasts = {
+        incarnation: {int(number): int(last) for number, (_, last) in partitions.items()}
+        for incarnation, partitions in orjson.loads(metadata[OFFSETS_KEY]).items()
     }
-    return Footer(metadata[CLUSTER_KEY].decode(), offsets, int(read.num_rows), read.schema.to_arrow_schema())
+    return Footer(metadata[CLUSTER_KEY].decode(), lasts)

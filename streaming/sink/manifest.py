@@ -59,7 +59,7 @@ class Manifest:
         number: 0, 0 before the first compaction.
         files: Compacted files that count.
         covered: Raw files whose rows they hold and that are not deleted yet, with the epoch seconds since when.
-        offsets: Last offset in compacted files, by Kafka cluster, topic and partition.
+        offsets: Last offset in compacted files, by Kafka cluster, incarnation of a topic and partition.
     """
 
     number: Number = _NONE
@@ -127,7 +127,7 @@ def _parse(raw: bytes) -> Manifest:
         tuple(CompactedFile(**file) for file in document["files"]),
         document["covered"],
         {
-            cluster: {topic: {int(number): last for number, last in parts.items()} for topic, parts in topics.items()}
-            for cluster, topics in document["offsets"].items()
+            cluster: {life: {int(number): last for number, last in parts.items()} for life, parts in lives.items()}
+            for cluster, lives in document["offsets"].items()
         },
     )

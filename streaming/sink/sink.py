@@ -19,6 +19,7 @@ from streaming.errors import ServiceUnavailableError
 from streaming.settings import Settings
 from streaming.sink.buffer import Buffer
 from streaming.sink.frugal import give_back_memory, keep_out_pandas
+from streaming.sink.incarnations import incarnations
 from streaming.sink.landing import LandingZone
 from streaming.sink.store import open_store
 
@@ -40,7 +41,8 @@ class SinkWork:
 
     At least once, in this order: 1. read, 2. buffer, 3. dead letters acknowledged, 4. file (fsync, rename), 5. commit.
     A crash between 4 and 5 leaves a file whose offsets are not committed: on assignment the member seeks past what has
-    landed. While the landing zone takes no file, the buffer is kept, nothing more is read, and it is tried again.
+    landed. Offsets count for the topic with the id that they were read from, not for one made anew under its name.
+    While the landing zone takes no file, the buffer is kept, nothing more is read, and it is tried again.
 
     Args:
         member: The runtime's.
@@ -55,7 +57,12 @@ class SinkWork:
         self._retry_s = 0.0
         self._held: set[Partition] = set()
         self._zone = LandingZone(open_store(member.settings.landing), member.cluster_id())
+        # Names with ids, by topic.
+        self._incarnations: dict[str, str] = {}
+        self._taken: dict[Partition, int] = {}
         self._zone.remove_orphans(member.slot)
+        # The many files of a long time, while no rebalance waits for it; on assignment there are few new ones.
+        self._scan()
 
     def first_offsets(
         self, partitions: Sequence[Partition], committed: Mapping[Partition, int]
@@ -63,24 +70,33 @@ class SinkWork:
         """max(committed, landed + 1).
 
         Raises:
-            ServiceUnavailableError: the landing zone can't be read.
+            ServiceUnavailableError: the landing zone can't be read, or Kafka tells no topic's id.
         """
-        try:
-            self._zone.scan()
-        except OSError as error:
-            msg = f"the landing zone can't be read: {error}"
-            raise ServiceUnavailableError(msg) from None
+        self._scan()
+        self._identify({topic for topic, _ in partitions})
         first = {}
-        for partition in partitions:
-            landed = self._zone.landed(*partition)
-            if landed is not None and landed + 1 > committed.get(partition, 0):
-                first[partition] = landed + 1
+        for topic, number in partitions:
+            incarnation = self._incarnations.get(topic)
+            if incarnation is None:  # it was deleted just now
+                continue
+            landed = self._zone.landed(incarnation, number)
+            behind = 0 if landed is None else landed + 1
+            offset = committed.get((topic, number), 0)
+            before = self._zone.landed_before(incarnation, number)
+            if behind > offset:
+                first[topic, number] = behind
+            elif before is not None and behind < offset <= before + 1:
+                # Committed on leaving the topic's former incarnation, it may be; records read twice do no harm.
+                log.warning("committed offset is of a topic that was deleted", topic=topic, partition=number,
+                            offset=offset, begins_at=behind)  # fmt: skip
+                first[topic, number] = behind
         if first:
-            log.info("begins behind what has landed although it was not committed", partitions=len(first))
+            log.info("begins elsewhere than committed: behind what has landed", partitions=len(first))
         return first
 
     def take(self, messages: list[Message]) -> None:
         """Buffer records; those that can't be decoded become dead letters."""
+        self._follow(messages)
         values = [message.value() for message in messages]
         decoded = self._columns.decode(values)
         for position, error in decoded.bad:
@@ -109,15 +125,8 @@ class SinkWork:
         Raises:
             ServiceUnavailableError: dead letters are not acknowledged; nothing landed, nothing is committed.
         """
-        member, buffer = self._member, self._buffer
-        if buffer.spans:
-            member.settle_dead_letters(deadline)
-            if buffer.rows and not self._land(buffer):
-                return
-            # Landed but not committed: whoever has the partitions then begins behind it.
-            member.commit({partition: last + 1 for partition, (_, last) in buffer.spans.items()})
-            self._buffer = Buffer()
-            give_back_memory()
+        if self._buffer.spans and not self._flush(deadline):
+            return
         self._flush_due = time.monotonic() + self._sink.flush_seconds
         if self._retry_s:
             self._retry_s = 0.0
@@ -126,16 +135,73 @@ class SinkWork:
     def forget(self, partitions: Collection[Partition]) -> None:
         """Rows of lost partitions are read again by their new owner."""
         self._buffer.drop(partitions)
+        for partition in partitions:
+            self._taken.pop(partition, None)
         self._held.difference_update(partitions)
 
     def close(self) -> None:
         """Nothing to let go of."""
 
+    def _scan(self) -> None:
+        try:
+            self._zone.scan()
+        except OSError as error:
+            msg = f"the landing zone can't be read: {error}"
+            raise ServiceUnavailableError(msg) from None
+        give_back_memory()
+
+    def _follow(self, messages: list[Message]) -> None:
+        """Notice topics that were made anew: their offsets begin again.
+
+        They do so between two polls, since the runtime assigns such a partition anew.
+        """
+        first: dict[Partition, int] = {(m.topic(), m.partition()): m.offset() for m in reversed(messages)}  # type: ignore[misc]  # a record has them
+        last: dict[Partition, int] = {(m.topic(), m.partition()): m.offset() for m in messages}  # type: ignore[misc]
+        back = {partition[0] for partition, offset in first.items() if offset <= self._taken.get(partition, -1)}
+        if back:
+            self._identify(back)
+        self._taken |= last
+
+    def _identify(self, topics: Collection[str]) -> None:
+        """Learn the ids of topics; what was read of a former incarnation lands as that one's.
+
+        Raises:
+            ServiceUnavailableError: Kafka does not say, or the landing zone takes no file now.
+        """
+        found = incarnations(self._member.settings.kafka, topics)
+        anew = {
+            topic for topic, incarnation in found.items() if self._incarnations.get(topic, incarnation) != incarnation
+        }
+        if anew:
+            log.warning("topics were deleted and made anew", topics=sorted(anew))
+            if any(topic in anew for topic, _ in self._buffer.spans) and not self._flush(
+                time.monotonic() + DRAIN_S, anew
+            ):
+                msg = "the landing zone takes no file, and a topic was made anew: its records wait on Kafka"
+                raise ServiceUnavailableError(msg)
+        self._incarnations |= found
+
+    def _flush(self, deadline: float, gone: Collection[str] = ()) -> bool:
+        """Land the buffer and commit, but for topics that are gone: the offsets would count for their successors."""
+        member, buffer = self._member, self._buffer
+        member.settle_dead_letters(deadline)
+        if buffer.rows:
+            now = time.monotonic()
+            # A store that just refused a file is not tried again before its time: a rebalance may wait for this.
+            if now >= deadline or (self._retry_s and now < self._flush_due) or not self._land(buffer):
+                return False
+        # Landed but not committed: whoever has the partitions then begins behind it.
+        member.commit({place: last + 1 for place, (_, last) in buffer.spans.items() if place[0] not in gone})
+        self._buffer = Buffer()
+        give_back_memory()
+        return True
+
     def _land(self, buffer: Buffer) -> bool:
         layout, tables = buffer.tables(self._member.decoder.promoted)
         offsets: dict[str, dict[int, tuple[int, int]]] = {}
         for (topic, number), span in buffer.spans.items():
-            offsets.setdefault(topic, {})[number] = span
+            if topic in self._incarnations:  # else it was deleted before its id was known: nobody needs its offsets
+                offsets.setdefault(self._incarnations[topic], {})[number] = span
         try:
             name = self._zone.write(layout, tables, offsets, self._member.slot)
         except (OSError, ServiceUnavailableError) as error:

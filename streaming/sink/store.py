@@ -28,7 +28,10 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
-"""How the name of a file begins that is still being written (local folders only)."""
+"""How the name of a file begins that is still being written; in an object store there is none."""
+
+_WHOLE = ("s3", "gcs")
+"""pyarrow's filesystems in which a file appears when its upload ends."""
 
 _IN_MEMORY = 64 << 20  # bytes of a file on its way to a remote store; beyond, it waits in a temporary file
 
@@ -114,7 +117,8 @@ class LocalStore:
     def entries(self, folder: str) -> list[Entry]:
         """See :class:`Store`."""
         found = []
-        for parent, folders, names in os.walk(self.folder / folder):
+        # A folder that can't be read must not look like one without files.
+        for parent, folders, names in os.walk(self.folder / folder, onerror=_unless_gone):
             folders.sort()
             for name in names:
                 if name.startswith(TEMPORARY):
@@ -172,16 +176,22 @@ class LocalStore:
     def remove_orphans(self, folder: str, beginning: str, older_than: datetime | None = None) -> None:
         """See :class:`Store`."""
         for path in (self.folder / folder).rglob(f"{TEMPORARY}{beginning}*"):
-            if older_than and datetime.fromtimestamp(path.stat().st_mtime, UTC) >= older_than:
+            try:
+                modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            except FileNotFoundError:  # its writer has ended
+                continue
+            if older_than and modified >= older_than:
                 continue
             path.unlink(missing_ok=True)
             log.info("orphaned temporary file deleted", file=str(path))
 
 
 class RemoteStore:
-    """A folder of an object store: one upload makes a file, which appears whole when the upload ends.
+    """A folder of an object store, or of another remote filesystem.
 
-    What a killed upload leaves is no file and in no list; a rule of the bucket for incomplete uploads clears it away.
+    In an object store one upload makes a file, which appears whole when the upload ends. What a killed upload leaves is
+    no file and in no list; a rule of the bucket for incomplete uploads clears it away. Other filesystems show what is
+    being written: there the file has a temporary name until it is whole.
 
     Args:
         filesystem: pyarrow's.
@@ -193,6 +203,7 @@ class RemoteStore:
         self._fs = filesystem
         self._root = root
         self._label = label
+        self._is_whole = filesystem.type_name in _WHOLE
 
     def entries(self, folder: str) -> list[Entry]:
         """See :class:`Store`."""
@@ -202,7 +213,7 @@ class RemoteStore:
                 str(PurePosixPath(info.path).relative_to(self._root)), info.size or 0, info.mtime or datetime.now(UTC)
             )
             for info in self._ask(lambda: self._fs.get_file_info(selector))
-            if info.type == fs.FileType.File
+            if info.type == fs.FileType.File and not info.base_name.startswith(TEMPORARY)
         ]
 
     @contextmanager
@@ -214,8 +225,14 @@ class RemoteStore:
             self._ask(lambda: self._upload(name, file))
 
     def _upload(self, name: str, file: IO[bytes]) -> None:
-        with self._fs.open_output_stream(self._path(name)) as stream:
+        path = PurePosixPath(self._path(name))
+        while_written = path if self._is_whole else path.with_name(TEMPORARY + path.name)
+        if not self._is_whole:
+            self._fs.create_dir(str(path.parent))
+        with self._fs.open_output_stream(str(while_written)) as stream:
             shutil.copyfileobj(file, stream, 8 << 20)
+        if not self._is_whole:
+            self._fs.move(str(while_written), str(path))
 
     def open(self, name: str) -> pa.NativeFile:
         """See :class:`Store`."""
@@ -243,7 +260,10 @@ class RemoteStore:
         """See :class:`Store`."""
         if self._ask(lambda: self._fs.get_file_info(self._path(name))).type == fs.FileType.NotFound:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        self._ask(lambda: self._fs.move(self._path(name), self._path(target)))
+        final = PurePosixPath(self._path(target))
+        if not self._is_whole:
+            self._ask(lambda: self._fs.create_dir(str(final.parent)))
+        self._ask(lambda: self._fs.move(self._path(name), str(final)))
 
     def delete(self, name: str) -> None:
         """See :class:`Store`."""
@@ -253,7 +273,15 @@ class RemoteStore:
             return
 
     def remove_orphans(self, folder: str, beginning: str, older_than: datetime | None = None) -> None:
-        """Nothing to delete: see the class."""
+        """See :class:`Store`."""
+        if self._is_whole:
+            return
+        selector = fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
+        for info in self._ask(lambda: self._fs.get_file_info(selector)):
+            ours = info.type == fs.FileType.File and info.base_name.startswith(f"{TEMPORARY}{beginning}")
+            if ours and not (older_than and info.mtime and info.mtime >= older_than):
+                self.delete(str(PurePosixPath(info.path).relative_to(self._root)))
+                log.info("orphaned temporary file deleted", file=info.path)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -266,6 +294,11 @@ class RemoteStore:
         except OSError as error:
             msg = f"landing zone {self._label}: {error}"
             raise ServiceUnavailableError(msg) from None
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _make_folder(folder: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_newer_version_lands_typed_and_an_outage_of_the_registry_makes_no_dead
     # The sink has seen no schema yet: it can decode nothing while the registry is down, and nothing is bad.
     server.kill()
     path.produce(Encoder(V2, second).encode(path.event(1)))
-    until(lambda: "waiting for a service" in path.sink.log.read_text(), 30, "the sink waits")
+    until(lambda: "records wait for the schema registry" in path.sink.log.read_text(), 30, "the sink waits")
     server.start()
     until(lambda: path.landed() == [("e-1", 1)], 30, "landed")
     path.produce(Encoder(V1, first).encode(path.event(2)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -28,12 +28,18 @@ def row(offset: int, *, tenant: str = "north", at: int = MONDAY_MS, partition: i
     } | more  # fmt: skip
 
 
-def land(store: Store, rows: Sequence[Row], promoted: Sequence[PromotedField] = (), cluster: str = "k") -> str:
-    """One raw file."""
+def land(
+    store: Store,
+    rows: Sequence[Row],
+    promoted: Sequence[PromotedField] = (),
+    cluster: str = "k",
+    incarnations: Mapping[str, str] | None = None,
+) -> str:
+    """One raw file; topics have no ids unless they are given."""
     layout = pa.schema([*SCHEMA, *map(promoted_column, promoted)])
     spans: dict[str, dict[int, tuple[int, int]]] = {}
     for item in rows:
-        parts = spans.setdefault(item["_topic"], {})
+        parts = spans.setdefault((incarnations or {}).get(item["_topic"], item["_topic"]), {})
         first, last = parts.get(item["_partition"], (item["_offset"], item["_offset"]))
         parts[item["_partition"]] = (min(first, item["_offset"]), max(last, item["_offset"]))
     table = pa.table([pa.array([item.get(f.name) for item in rows], f.type) for f in layout], schema=layout)

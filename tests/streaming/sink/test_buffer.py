@@ -85,6 +85,7 @@ def test_a_version_that_comes_later_has_its_column_and_rows_before_it_are_null(f
 def test_what_goes_to_another_member_is_dropped(filling: Filling) -> None:
     filling.add(message(1), message(1, partition=1), bad(2, partition=2))
     filling.add(message(2), message(3, schema_id=2, partition=1))
+    taken = filling.buffer.bytes
     filling.buffer.drop([("t", 0), ("t", 2), ("t", 9)])
     assert [(row["_partition"], row["_offset"], row["genesys_score"]) for row in filling.rows()] == [
         (1, 1, None),
@@ -92,7 +93,8 @@ def test_what_goes_to_another_member_is_dropped(filling: Filling) -> None:
     ]
     assert filling.buffer.spans == {("t", 1): (1, 3)}
     assert filling.buffer.rows == 2
+    assert 0 < filling.buffer.bytes < taken
     filling.add(message(4, partition=1))
     assert [row["_offset"] for row in filling.rows()] == [1, 3, 4]
     filling.buffer.drop([("t", 1)])
-    assert (filling.rows(), filling.buffer.spans, filling.buffer.rows) == ([], {}, 0)
+    assert (filling.rows(), filling.buffer.spans, filling.buffer.rows, filling.buffer.bytes) == ([], {}, 0, 0)

@@ -13,6 +13,8 @@ from itertools import chain
 from pathlib import Path
 
 import duckdb
+import orjson
+import pyarrow.parquet as pq
 import pytest
 
 from devstack.python import python_environment
@@ -20,13 +22,13 @@ from schemas.promoted import KEY_ATTRIBUTE, PromotedField
 from streaming.errors import FencedError
 from streaming.settings import Settings
 from streaming.sink.compaction import Limits, Step, clean_up, compact
-from streaming.sink.landing import LandingZone
+from streaming.sink.landing import CLUSTER_KEY, OFFSETS_KEY, LandingZone
 from streaming.sink.manifest import MANIFESTS, Manifest, Number, newest_manifest, write_manifest
 from streaming.sink.run_compaction import run_compaction
 from streaming.sink.store import LocalStore, Store
 from streaming.state import open_state
 from tests.streaming.sink.files import DAY_MS, MONDAY_MS, Row, land, row, rows_in, table_of
-from warehouse.landing import list_files
+from warehouse.landing import list_files, quarantine
 from warehouse.windows import Window
 
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).date()
@@ -195,6 +197,60 @@ def test_offsets_of_compacted_files_are_known(store: Store, tmp_path: Path) -> N
     assert zone.landed("ccaaus.events.genesys.north", 0) == 61
     assert zone.landed("ccaaus.events.genesys.south", 1) == 59
     assert zone.landed("ccaaus.events.genesys.other", 0) is None
+
+
+def test_offsets_of_a_topic_that_was_made_anew_do_not_count(store: Store, tmp_path: Path) -> None:
+    """Nor where they were compacted; those of files without an id count for each."""
+    topic = "ccaaus.events.genesys.north"
+    for incarnation, last in ((f"{topic}@first", 900), (f"{topic}@second", 30), (topic, 7)):
+        land(store, [row(last - 1), row(last)], incarnations={topic: incarnation})
+    for compacts in (False, True):
+        if compacts:
+            compacted(store, tmp_path)
+            clean_up(store, timedelta(seconds=-5))
+        zone = LandingZone(store, "k")
+        zone.scan()
+        landed = {life: zone.landed(f"{topic}@{life}", 0) for life in ("first", "second", "third")}
+        assert landed == {"first": 900, "second": 30, "third": 7}
+        assert zone.landed_before(f"{topic}@second", 0) == 900
+        assert zone.landed_before(f"{topic}@first", 0) == 30
+
+
+def test_offsets_are_in_the_file_once_and_those_of_earlier_files_are_read(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "zone")
+    name = land(store, [row(4)])
+    table = table_of(store, name)
+    with store.open(name) as file:
+        metadata = pq.read_metadata(file).metadata
+    assert orjson.loads(metadata[OFFSETS_KEY]) == {row(4)["_topic"]: {"0": [4, 4]}}
+    assert table.schema.metadata is None
+    earlier = table.replace_schema_metadata({key: metadata[key] for key in (OFFSETS_KEY, CLUSTER_KEY)})
+    with store.create(f"{name}.parquet") as file:
+        pq.write_table(earlier, file)
+    store.delete(name)
+    land(store, [row(2)])
+    zone = LandingZone(store, "k")
+    zone.scan()
+    assert zone.landed(row(4)["_topic"], 0) == 4
+    (step,) = compacted(store, tmp_path)
+    assert len(step.sources) == 2
+    assert newest_manifest(store).offsets == {"k": {row(4)["_topic"]: {0: 4}}}
+
+
+def test_files_that_expired_are_named_no_longer_and_those_set_aside_are(store: Store, tmp_path: Path) -> None:
+    a_day(store)
+    (step,) = compacted(store, tmp_path)
+    expired, broken, *_ = (file.name for file in step.files)
+    store.delete(expired)
+    aside = quarantine(store, broken, "test")
+    for number in range(2):
+        land(store, [row(800 + number)])
+    (later,) = compacted(store, tmp_path, epoch=2)
+    named = {file.name for file in newest_manifest(store).files}
+    assert named == {file.name for file in (*step.files, *later.files)} - {expired}
+    store.move(aside, broken)
+    clean_up(store, timedelta(seconds=-5))
+    assert broken in list_files(store, set())
 
 
 def test_a_writer_that_was_held_up_changes_nothing(tmp_path: Path) -> None:

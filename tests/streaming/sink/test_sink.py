@@ -13,17 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from devstack.python import python_environment
 from schemas.codec import Encoder
 from schemas.registry import Registry
 from streaming.settings import Settings, Tenant
+from streaming.sink.landing import footer
 from streaming.sink.store import Store, open_store
 from streaming.topics import ensure_topics
 from tests.conftest import Platform
 from tests.kafka import read_all
 from tests.processes import HTTP, ServiceProcess, service, until
 from tests.s3 import S3Server
+from tests.streaming.sink.files import land, row
 from warehouse.landing import list_files
 
 CONNECTION = {
@@ -100,6 +103,29 @@ class Landing:
         finally:
             consumer.close()
 
+    def cluster_id(self) -> str:
+        return str(self._producer.list_topics(timeout=20).cluster_id)
+
+    def commit(self, offset: int) -> None:
+        """As a member that is slow to learn of what happened to the first topic."""
+        config = {"bootstrap.servers": self.platform.stack.bootstrap_servers, "group.id": self.settings.sink.group}
+        consumer = Consumer(config)
+        try:
+            position = TopicPartition(self.settings.tenants[0].events_topic, 0, offset)
+            consumer.commit(offsets=[position], asynchronous=False)
+        finally:
+            consumer.close()
+
+    def make_anew(self) -> None:
+        """Delete the first tenant's topic and make it again."""
+        admin = AdminClient({"bootstrap.servers": self.platform.stack.bootstrap_servers})
+        topic = self.settings.tenants[0].events_topic
+        admin.delete_topics([topic])[topic].result(20)
+        until(lambda: topic not in admin.list_topics(timeout=10).topics, 30, "deleted")
+        ensure_topics(self.settings.kafka, self.settings.tenants)
+        # One that has not sent anything to the old topic.
+        self._producer = Producer({"bootstrap.servers": self.platform.stack.bootstrap_servers, "linger.ms": 5})
+
     def metric(self, name: str) -> float:
         text = HTTP.get(f"http://127.0.0.1:{self.platform.ports['analytics_sink']}/metrics").text
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
@@ -149,6 +175,39 @@ def test_killed_between_two_steps_every_event_lands_once(landing: Landing, when:
         until(landing.all_landed_once, 60, "every event, once")
         until(lambda: landing.committed() == len(landing.sent), 30, "committed")
         assert not any(file.exists() for file in temporary)
+
+
+def test_a_topic_made_anew_lands_from_its_beginning(platform: Platform) -> None:
+    """While the sink is away, and the new topic has more records than have landed; then while it reads, and fewer."""
+    landing = Landing(platform, tenants=1, partitions=1)
+    landing.send(50)
+    with landing.sink():
+        until(landing.all_landed_once, 60, "the first")
+    landing.make_anew()
+    landing.send(80)
+    with landing.sink():
+        until(landing.all_landed_once, 60, "the second")
+        landing.make_anew()
+        landing.send(20)
+        until(landing.all_landed_once, 90, "the third")
+    landing.send(5)
+    with landing.sink():
+        until(landing.all_landed_once, 60, "more of the third")
+    lives = {life for entry in landing.store.entries("raw") for life in footer(landing.store, entry.name).lasts}
+    assert len(lives) == 3
+
+
+def test_an_offset_committed_on_leaving_a_topic_s_former_life_is_not_believed(platform: Platform) -> None:
+    landing = Landing(platform, tenants=1, partitions=1)
+    topic = landing.settings.tenants[0].events_topic
+    former = row(49, _topic=topic)
+    land(landing.store, [former], cluster=landing.cluster_id(), incarnations={topic: f"{topic}@former"})
+    landing.commit(50)
+    landing.sent.append(former["event_id"])
+    landing.send(80)
+    with landing.sink():
+        until(landing.all_landed_once, 60, "the second life, from its beginning")
+        until(lambda: landing.committed() == 80, 30, "committed")
 
 
 def test_a_landing_zone_that_takes_no_file_is_waited_for(landing: Landing) -> None:

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 from pydantic import ValidationError
 
 from streaming.errors import ConfigurationError, ServiceUnavailableError
 from streaming.settings import Settings
-from streaming.sink.store import TEMPORARY, LocalStore, Store, open_store
+from streaming.sink.store import TEMPORARY, LocalStore, RemoteStore, Store, open_store
 from tests.s3 import S3Server
 
 
@@ -115,6 +116,39 @@ def test_orphans_of_one_writer_go_and_a_finished_file_stays(tmp_path: Path) -> N
         f"{TEMPORARY}sink-10-8.parquet",
         "sink-1-7.parquet",
     ]
+
+
+def test_a_remote_filesystem_that_shows_what_is_being_written_gets_temporary_names(tmp_path: Path) -> None:
+    """pyarrow's local one stands for it: hdfs:// and the like behave so."""
+    store = RemoteStore(fs.LocalFileSystem(), str(tmp_path), "here")
+    assert store.entries("raw") == []
+    put(store, "raw/dt=1/a.parquet", b"one")
+    store.move("raw/dt=1/a.parquet", "quarantine/dt=1/a.parquet")
+    put(store, "raw/dt=1/sink-1-7.parquet", b"1")
+    for name in (f"{TEMPORARY}sink-1-8.parquet", f"{TEMPORARY}sink-10-8.parquet"):
+        (tmp_path / "raw/dt=1" / name).write_bytes(b"half")
+    assert names(store, "") == ["quarantine/dt=1/a.parquet", "raw/dt=1/sink-1-7.parquet"]
+    store.remove_orphans("raw", "sink-1-", datetime.now(UTC) - timedelta(hours=1))
+    assert len(list((tmp_path / "raw/dt=1").iterdir())) == 3
+    store.remove_orphans("raw", "sink-1-")
+    left = sorted(path.name for path in (tmp_path / "raw/dt=1").iterdir())
+    assert left == [f"{TEMPORARY}sink-10-8.parquet", "sink-1-7.parquet"]
+
+
+def test_a_failed_write_shows_no_half_file_where_writes_are_seen(tmp_path: Path) -> None:
+    """The folder of the final name is there, but the rename fails: nothing has the final name."""
+    store = RemoteStore(fs.LocalFileSystem(), str(tmp_path), "here")
+    (tmp_path / "raw/a").mkdir(parents=True)
+    with pytest.raises(ServiceUnavailableError, match="landing zone here"):
+        put(store, "raw/a", b"1")
+    assert store.entries("raw") == []
+
+
+def test_a_folder_that_can_t_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    (tmp_path / "raw").symlink_to("raw")
+    with pytest.raises(OSError, match="symbolic links"):
+        store.entries("raw")
 
 
 def test_a_disk_without_room_leaves_nothing(tmp_path: Path) -> None:
