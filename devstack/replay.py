@@ -136,7 +136,7 @@ class CallReplay:
         )
         self.crm_log = self.folder / "crm.db"
         """Effects of the simulated CRM."""
-        self._has_crm = crm
+        self.has_crm = crm
         self._suffix = suffix
         self._clients = clients
         self._replication_factor = replication_factor
@@ -163,7 +163,7 @@ class CallReplay:
         self.folder.mkdir(parents=True, exist_ok=True)
         for vendor in self.vendors:
             self.urls[vendor.name] = self._start_vendor(vendor)
-        if self._has_crm:
+        if self.has_crm:
             self.urls["crm"] = self._start_simulator("crm", ["--log", self.crm_log, "--token", self._secret])
         self.config.touch(mode=0o600)  # it holds secrets
         self.config.write_text(self._toml(), encoding="utf-8")
@@ -195,12 +195,12 @@ class CallReplay:
         return answer
 
     def effects(self) -> dict[str, int]:
-        """Events that had an effect in the simulated CRM, by vendor; each counts once.
+        """Events that had an effect in the simulated CRM, by vendor; each counts once. Without a CRM none.
 
         Raises:
             StackError: it does not answer.
         """
-        counts: dict[str, int] = self.status("crm")["effects_by_vendor"]
+        counts: dict[str, int] = self.status("crm")["effects_by_vendor"] if self.has_crm else {}
         return counts
 
     @property
@@ -271,7 +271,7 @@ class CallReplay:
         options = "\n".join(f"{key} = {value}" for key, value in self._genesys_options.items())
         registry = "\n".join(f"{key} = {json.dumps(value)}" for key, value in self._registry_options.items())
         topics = f"'^ccaaus\\.events\\..*{self._suffix}$'"
-        crm = f'url = "{self.urls["crm"]}"\ntoken = "{self._secret}"\n' if self._has_crm else ""
+        crm = f'url = "{self.urls["crm"]}"\ntoken = "{self._secret}"\n' if self.has_crm else ""
         return f"""# Written for a replay; the settings of a real installation are in docs/configuration.md.
 data_dir = {_text(str(self.folder / "data"))}
 
