@@ -15,7 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import orjson
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from bench.consuming import Bus, events_of_calls
 from streaming.settings import Tenant
@@ -46,10 +47,16 @@ class Live:
             }
         )
         partition = TopicPartition(tenant.topic("wfm.live"), 0)
-        _, partition.offset = self._consumer.get_watermark_offsets(partition, timeout=_KAFKA_S)
+        partition.offset = self._end(partition)
         self._consumer.assign([partition])
         self.merged = 0
         """How many of the tenant's records are in the figures, as far as was read."""
+
+    @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(_KAFKA_S), wait=wait_fixed(0.2))
+    def _end(self, partition: TopicPartition) -> int:
+        """Its end; of a topic made just now no broker may know yet that it leads it."""
+        _, end = self._consumer.get_watermark_offsets(partition, timeout=_KAFKA_S)
+        return end
 
     def read(self, seconds: float) -> Iterator[tuple[list[str], dict[str, int]]]:
         """Records that are there within the time: key and value."""
