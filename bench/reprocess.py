@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from bench.consuming import genesys_tenant
 from bench.harness import Figure, Goal
 from bench.lab import Lab
 from bench.messages import genesys_call
@@ -26,13 +27,6 @@ _PEER = "bare loop"
 _DEADLINE_S = 120.0
 # The vendor called the conversation's id otherwise for a while.
 _FIX = {"op": "rename", "path": "eventBody.conversationIdentifier", "to": "eventBody.conversationId"}
-_CONNECTION = {
-    "token_url": "http://127.0.0.1:9/token",
-    "api_url": "http://127.0.0.1:9",
-    "stream_url": "http://127.0.0.1:9/stream",
-    "client_id": "i",
-    "client_secret": "s",
-}
 
 
 def run(lab: Lab, rounds: int, letters: int = _LETTERS) -> list[Figure]:
@@ -45,7 +39,7 @@ def run(lab: Lab, rounds: int, letters: int = _LETTERS) -> list[Figure]:
     ours, bare = [], []
     # A round that does not count: the broker's compiler has seen the work once.
     for number in range(rounds + 1):
-        tenant = Tenant(tenant_id=f"bench-{number}", vendor="genesys", connection=_CONNECTION)
+        tenant = genesys_tenant(f"bench-{number}")
         ensure_topics(settings.kafka, [tenant])
         _fill(settings, tenant, letters)
         bare.append(_bare(settings, tenant, letters))

@@ -32,7 +32,7 @@ from streaming.settings import Settings, load_settings
 from warehouse.windows import ceil
 
 _STREAMS = ("genesys-ingest", "cxone-receiver", "cxone-publisher", "analytics-sink", "crm-sync", "wfm-realtime")
-# On a busy machine flow runs begin late, since the server refuses for a while: its database is locked.
+# On a busy machine flow runs begin late.
 _READY_S = 360.0
 _FLOW_S = 180.0
 # After the vendors' last event: how long the rest may take to reach the landing zone and the CRM.

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from streaming.http_thread import HttpThread
 
 log = structlog.get_logger()
 
@@ -20,7 +21,6 @@ log = structlog.get_logger()
 STUCK_AFTER_S = 60.0
 # Then it is ended, so that Prefect starts it anew. Kafka has given its partitions to others by then.
 END_AFTER_S = 300.0
-_RETRY_BIND_S = 5.0
 
 
 class Progress:
@@ -60,7 +60,7 @@ def ended_when_stuck(progress: Progress, after_s: float = END_AFTER_S) -> Iterat
         left.set()
 
 
-class HealthServer:
+class HealthServer(HttpThread):
     """Serves the three paths in threads of its own.
 
     A port that is taken does not stop the service: a second copy stands by on the same machine until the first one
@@ -74,42 +74,12 @@ class HealthServer:
     """
 
     def __init__(self, host: str, port: int, progress: Progress, ready: Callable[[], bool]) -> None:
-        self._address = (host, port)
-        self._handler = _handler(progress, ready)
-        self._server: ThreadingHTTPServer | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+        def refused(error: OSError) -> None:
+            log.warning("health port is taken, trying again; free it or change health.* in the settings",
+                        host=host, port=port, error=str(error))  # fmt: skip
 
-    @property
-    def port(self) -> int | None:
-        """The bound port, None while it is not."""
-        return None if self._server is None else int(self._server.server_address[1])
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._server is not None:
-            self._server.shutdown()
-        self._thread.join(timeout=_RETRY_BIND_S)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._server = ThreadingHTTPServer(self._address, self._handler)
-            except OSError as error:
-                log.warning(
-                    "health port is taken, trying again; free it or change health.* in the settings",
-                    host=self._address[0], port=self._address[1], error=str(error),
-                )  # fmt: skip
-                self._stop.wait(_RETRY_BIND_S)
-                continue
-            self._server.daemon_threads = True
-            with self._server:
-                self._server.serve_forever(poll_interval=0.2)
-            return
+        handler = _handler(progress, ready)
+        super().__init__("health", lambda: ThreadingHTTPServer((host, port), handler), refused)
 
 
 def _handler(progress: Progress, ready: Callable[[], bool]) -> type[BaseHTTPRequestHandler]:

@@ -11,6 +11,7 @@ from prometheus_client import Counter
 
 from schemas.canonical import CanonicalEvent
 from schemas.codec import Encoder
+from streaming.clients import durable
 from streaming.deadletter import Headers, own_headers
 from streaming.drift import DriftWatch
 from streaming.errors import BadEventError, ServiceUnavailableError
@@ -25,7 +26,6 @@ dead_lettered = Counter("ccaas_events_dead_lettered", "Dead letters acknowledged
 # Bound of what may wait in memory; at it the caller pauses its input, nothing is dropped.
 _MAX_QUEUED_RECORDS = 100_000
 _MAX_QUEUED_KBYTES = 256 * 1024
-_MAX_INT32 = 2_147_483_647
 # Key, headers and framing beside a record's value.
 _OVERHEAD_BYTES = 16 * 1024
 MAX_VALUE_BYTES = MAX_RECORD_BYTES - _OVERHEAD_BYTES
@@ -62,21 +62,11 @@ class Publisher:
         self._drift = DriftWatch(settings.state_url) if has_state else None
         self._producer = Producer(
             {
-                **settings.kafka.client_config(),
-                "client.id": client_id,
-                "acks": "all",
-                "enable.idempotence": True,
-                "max.in.flight.requests.per.connection": 5,
-                # Endless: a broker that is down is waited for, never given up.
-                "retries": _MAX_INT32,
-                "message.timeout.ms": 0,
-                "compression.type": "lz4",
+                **durable(settings.kafka, client_id),
                 "linger.ms": settings.producer.linger_ms,
                 "batch.size": settings.producer.batch_size,
-                "message.max.bytes": MAX_RECORD_BYTES,
                 "queue.buffering.max.messages": _MAX_QUEUED_RECORDS,
                 "queue.buffering.max.kbytes": _MAX_QUEUED_KBYTES,
-                "error_cb": _log_error,
             }
         )
 
@@ -251,8 +241,3 @@ def fitting(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[b
         key, headers = None, own_headers(headers)
         room = MAX_VALUE_BYTES
     return key, value if value is None else value[:room], headers
-
-
-def _log_error(error: KafkaError) -> None:
-    # librdkafka reconnects by itself; a person should still see that it must.
-    log.warning("Kafka client", error=error.str())

@@ -35,6 +35,7 @@ from streaming.errors import ConfigurationError
 
 # Both become parts of topic names, which Kafka limits to this alphabet; a dot would make the name ambiguous.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_TOPIC = re.compile(rf"ccaaus\.(.+)\.({_NAME.pattern})\.({_NAME.pattern})")
 
 HIGH_VALUE_RETENTION_MS = 604_800_000
 STANDARD_RETENTION_MS = 259_200_000
@@ -248,6 +249,17 @@ class AlertsSettings(_Section):
     blocks: tuple[Annotated[str, AfterValidator(_block)], ...] = ()
 
 
+def topic_name(kind: str, vendor: str, tenant_id: str) -> str:
+    """Name of a tenant's topic of a kind, for example ``events``."""
+    return f"ccaaus.{kind}.{vendor}.{tenant_id}"
+
+
+def owner_of(topic: str, kind: str) -> tuple[str, str] | None:
+    """Vendor and tenant whose topic of the kind it is, by its name; None if it is no such topic's."""
+    match = _TOPIC.fullmatch(topic)
+    return (match[2], match[3]) if match and match[1] == kind else None
+
+
 class Tenant(_Section):
     """One tenant of one vendor. ``connection`` is validated by the vendor's package."""
 
@@ -275,7 +287,7 @@ class Tenant(_Section):
 
     def topic(self, kind: str) -> str:
         """Name of the tenant's topic of a kind, for example ``crm.state``."""
-        return f"ccaaus.{kind}.{self.vendor}.{self.tenant_id}"
+        return topic_name(kind, self.vendor, self.tenant_id)
 
 
 class Settings(BaseSettings):

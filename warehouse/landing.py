@@ -6,7 +6,7 @@ loads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -168,17 +168,3 @@ def quarantine(store: Store, name: str, reason: str) -> str:
         file.write(f"{reason}\n".encode())
     log.error("landing file set aside", file=name, moved_to=target, reason=reason)
     return target
-
-
-def batches(files: Iterable[LandingFile], max_rows: int, max_files: int) -> Iterator[Sequence[LandingFile]]:
-    """Cut files, in order, into batches of at most ``max_rows`` rows (or one larger file) and ``max_files`` files."""
-    batch: list[LandingFile] = []
-    rows = 0
-    for file in files:
-        if batch and (rows + file.rows > max_rows or len(batch) >= max_files):
-            yield batch
-            batch, rows = [], 0
-        batch.append(file)
-        rows += file.rows
-    if batch:
-        yield batch

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from streaming.batches import batched
 from warehouse import landing, quality, scratch, tables, twins
 from warehouse.engine import Warehouse, writer
 from warehouse.errors import QualityError, StagingError
@@ -46,7 +47,7 @@ def load_events(warehouse: Warehouse, *, run_id: str, batch_rows: int = BATCH_RO
         files, quarantined = _new_files(connection, warehouse)
         rows = read = taken = 0
         load_ids: list[int] = []
-        for batch in landing.batches(files, batch_rows, BATCH_FILES):
+        for batch in batched(files, lambda file: file.rows, batch_rows, BATCH_FILES):
             good, staged, broken = _stage_good(connection, warehouse, batch)
             quarantined += broken
             if not good:
@@ -83,7 +84,7 @@ def load_events_window(
         files, quarantined = _inspected(connection, warehouse, landing.list_files(warehouse.store, set(), window))
         rows = read = taken = 0
         load_ids: list[int] = []
-        for batch in landing.batches(files, batch_rows, BATCH_FILES):
+        for batch in batched(files, lambda file: file.rows, batch_rows, BATCH_FILES):
             good, staged, broken = _stage_good(connection, warehouse, batch, window)
             quarantined += broken
             taken += len(good)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,13 +13,14 @@ from prometheus_client import Counter
 
 from schemas.canonical import CanonicalEvent
 from schemas.codec import HEADER, MAGIC, Decoder
+from streaming.clients import log_error
 from streaming.consumer.gauges import Gauges
 from streaming.consumer.positions import checked, committed_offsets, spans
 from streaming.consumer.work import Consumption, Partition, Work
 from streaming.deadletter import KAFKA, Headers, Origin, dead_letter_headers, headers_of
 from streaming.errors import BadEventError, ServiceUnavailableError
 from streaming.publisher import Publisher
-from streaming.settings import Settings, Tenant
+from streaming.settings import Settings, Tenant, owner_of
 from streaming.topics import dead_letter_topic, ensure
 
 log = structlog.get_logger()
@@ -33,7 +33,6 @@ _KAFKA_S = 20.0
 # A killed member's open transaction may hold offsets of the partitions: Kafka ends it after 20 s at most, and looks
 # for such every 10 s.
 _COMMITTED_S = 40.0
-_TOPIC = re.compile(r"ccaaus\.events\.([A-Za-z0-9_-]{1,100})\.([A-Za-z0-9_-]{1,100})")
 # How long partitions wait whose records need a schema that the registry can't be asked for.
 _REGISTRY_S = 5.0
 # Of schema ids seen; of garbage each record may have another.
@@ -103,7 +102,7 @@ class Member:
                 "fetch.max.bytes": max(1024 * 1024, int(config.get("message.max.bytes", 0))),
                 "fetch.message.max.bytes": 256 * 1024,
                 "fetch.queue.backoff.ms": 10,
-                "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
+                "error_cb": log_error,
             }
         )
 
@@ -226,9 +225,9 @@ class Member:
         """Learn whose topics these are; tenants that the settings do not know get a topic for their dead letters."""
         new: dict[str, Tenant | None] = {}
         for topic in set(topics) - self._tenants.keys():
-            match = _TOPIC.fullmatch(topic)
-            new[topic] = Tenant(vendor=match[1], tenant_id=match[2]) if match else None
-            if match is None:
+            owner = owner_of(topic, "events")
+            new[topic] = Tenant(vendor=owner[0], tenant_id=owner[1]) if owner else None
+            if owner is None:
                 log.error("a topic is no tenant's: what of it can't be read is passed over; mend the pattern of topics",
                           topic=topic)  # fmt: skip
         kafka = self.settings.kafka
@@ -353,7 +352,9 @@ class Member:
                 waiting.add(header)
                 break  # no use in asking for more
         if not waiting:
-            self._ids = new if len(self._ids) > _MOST_IDS else self._ids | new if new else self._ids
+            if len(self._ids) > _MOST_IDS:
+                self._ids.clear()
+            self._ids |= new
             return messages
         held: dict[Partition, int] = {}
         readable = []

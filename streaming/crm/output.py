@@ -10,11 +10,11 @@ from typing import NamedTuple, Protocol
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from streaming.clients import transactional, until_done
 from streaming.consumer.member import Member
 from streaming.consumer.work import Partition
 from streaming.deadletter import Headers
 from streaming.errors import CcaasError, ConfigurationError, ServiceUnavailableError
-from streaming.topics import MAX_RECORD_BYTES
 
 log = structlog.get_logger()
 
@@ -83,27 +83,13 @@ class TransactionalOutput:
         self._member = member
         self._id = member.slot
         self._is_open = False
-        timeout_ms = TRANSACTION_TIMEOUT_S * 1000
         self._producer = Producer(
             {
-                **member.settings.kafka.client_config(),
-                "client.id": self._id,
-                "transactional.id": self._id,
-                "transaction.timeout.ms": timeout_ms,
-                # With transactions neither may be longer.
-                "message.timeout.ms": timeout_ms,
-                "socket.timeout.ms": timeout_ms,
-                "acks": "all",
-                "enable.idempotence": True,
-                "compression.type": "lz4",
+                **transactional(member.settings.kafka, self._id, self._id, TRANSACTION_TIMEOUT_S),
                 "linger.ms": member.settings.producer.linger_ms,
                 "batch.size": member.settings.producer.batch_size,
-                "message.max.bytes": MAX_RECORD_BYTES,
                 "queue.buffering.max.messages": _MAX_QUEUED_RECORDS,
                 "queue.buffering.max.kbytes": _MAX_QUEUED_KBYTES,
-                # What fails, fails the transaction.
-                "delivery.report.only.error": True,
-                "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
             }
         )
         self._until_done(self._producer.init_transactions, "begin", time.monotonic() + _PATIENCE_S)
@@ -152,20 +138,13 @@ class TransactionalOutput:
 
     def _until_done(self, step: Callable[[float], None], what: str, deadline: float) -> None:
         """Do a step, and again while Kafka's client says that it may be done again, until the monotonic deadline."""
-        while True:
-            try:
-                step(_CALL_S)
-            except KafkaException as error:
-                fault = error.args[0]
-                if fault.txn_requires_abort() and what != _ABORT:
-                    self._abort(fault, what)
-                if not fault.retriable() or time.monotonic() > deadline:
-                    raise self._fault(fault, what) from None
-                log.warning("Kafka is slow", step=what, transactional_id=self._id, error=fault.str())
-                # Not every answer that may be repeated took time.
-                time.sleep(0.1)
-            else:
-                return
+        try:
+            until_done(step, what, self._id, deadline, _CALL_S)
+        except KafkaException as error:
+            fault = error.args[0]
+            if fault.txn_requires_abort() and what != _ABORT:
+                self._abort(fault, what)
+            raise self._fault(fault, what) from None
 
     def _abort(self, fault: KafkaError, what: str) -> None:
         """Give the transaction up.

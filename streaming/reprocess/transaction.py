@@ -14,10 +14,10 @@ from typing import Self
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from streaming.clients import transactional, until_done
 from streaming.errors import CcaasError, ConfigurationError, FencedError, ServiceUnavailableError
 from streaming.reprocess.again import Record
 from streaming.settings import Settings, Tenant
-from streaming.topics import MAX_RECORD_BYTES
 
 log = structlog.get_logger()
 
@@ -62,28 +62,14 @@ class ReplayProducer:
     def __init__(self, settings: Settings, tenant: Tenant) -> None:
         self._id = f"ccaas-dlq-reprocess/{tenant.vendor}/{tenant.tenant_id}"
         self._is_open = False
-        timeout_ms = TRANSACTION_TIMEOUT_S * 1000
         self._producer = Producer(
             {
-                **settings.kafka.client_config(),
-                "client.id": "dlq-reprocess",
-                "transactional.id": self._id,
-                "transaction.timeout.ms": timeout_ms,
-                # With transactions it may not be longer.
-                "message.timeout.ms": timeout_ms,
-                "socket.timeout.ms": timeout_ms,
-                "acks": "all",
-                "enable.idempotence": True,
-                "compression.type": "lz4",
+                **transactional(settings.kafka, "dlq-reprocess", self._id, TRANSACTION_TIMEOUT_S),
                 "linger.ms": settings.producer.linger_ms,
                 # Nobody waits for one record: larger than on the event path.
                 "batch.size": max(settings.producer.batch_size, _BATCH_BYTES),
-                "message.max.bytes": MAX_RECORD_BYTES,
                 "queue.buffering.max.messages": _MAX_QUEUED_RECORDS,
                 "queue.buffering.max.kbytes": _MAX_QUEUED_KBYTES,
-                # What fails, fails the transaction.
-                "delivery.report.only.error": True,
-                "error_cb": _log_error,
             }
         )
 
@@ -128,19 +114,10 @@ class ReplayProducer:
 
     def _until_done(self, step: Callable[[float], None], what: str) -> None:
         """Do a step, and again as long as Kafka's client says that it may be done again."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                step(_CALL_S)
-            except KafkaException as error:
-                fault = error.args[0]
-                if not fault.retriable() or time.monotonic() > deadline:
-                    raise self._fault(fault, what) from None
-                log.warning("Kafka is slow", step=what, transactional_id=self._id, error=fault.str())
-                # Not every answer that may be repeated took time.
-                time.sleep(0.1)
-            else:
-                return
+        try:
+            until_done(step, what, self._id, time.monotonic() + _PATIENCE_S, _CALL_S)
+        except KafkaException as error:
+            raise self._fault(error.args[0], what) from None
 
     def _fault(self, error: KafkaError, what: str) -> CcaasError:
         if error.code() in _FENCED:
@@ -165,8 +142,3 @@ class ReplayProducer:
         self._producer.purge(in_queue=True, in_flight=True)
         with contextlib.suppress(KafkaException):  # of a fenced producer it may be the first call that tells
             self._producer.poll(0)
-
-
-def _log_error(error: KafkaError) -> None:
-    # librdkafka reconnects by itself; a person should still see that it must.
-    log.warning("Kafka client", error=error.str())

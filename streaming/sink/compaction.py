@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 
+from streaming.batches import batched
 from streaming.errors import FencedError
 from streaming.sink.landing import QUARANTINE, RAW, SCHEMA, Footer, footer_of, higher, parquet_writer
 from streaming.sink.manifest import (
@@ -127,7 +128,9 @@ def compact(
     held = {entry.name for entry in store.entries(COMPACTED)}
     held |= {entry.name.removeprefix(f"{QUARANTINE}/") for entry in store.entries(QUARANTINE)}
     manifest = replace(manifest, files=tuple(file for file in manifest.files if file.name in held))
-    for entries in _chunks(_closed(raw, manifest, before), limits):
+    for entries in batched(
+        _closed(raw, manifest, before), lambda entry: entry.size, limits.step_bytes, limits.step_files
+    ):
         number = Number(number.epoch, number.step + 1)
         lasts = _Lasts(manifest.offsets)
         names = [entry.name for entry in entries]
@@ -158,19 +161,6 @@ def _closed(raw: Sequence[Entry], manifest: Manifest, before: date) -> list[Entr
         for entry in raw
         if entry.name < bound and entry.name.endswith(".parquet") and entry.name not in manifest.covered
     )
-
-
-def _chunks(entries: Iterable[Entry], limits: Limits) -> Iterator[list[Entry]]:
-    chunk: list[Entry] = []
-    size = 0
-    for entry in entries:
-        if chunk and (size + entry.size > limits.step_bytes or len(chunk) >= limits.step_files):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(entry)
-        size += entry.size
-    if chunk:
-        yield chunk
 
 
 class _Lasts:

@@ -14,6 +14,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from prometheus_client import Gauge
 
+from streaming.clients import log_error
 from streaming.errors import ServiceUnavailableError
 from streaming.settings import Settings, Tenant
 from streaming.topic_reader import TIMEOUT_S, Place, TopicReader
@@ -137,7 +138,7 @@ class Merger:
                 "fetch.wait.max.ms": 100,
                 "queued.max.messages.kbytes": 8 * 1024,
                 "fetch.message.max.bytes": 1024 * 1024,
-                "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
+                "error_cb": log_error,
             }
         )
 

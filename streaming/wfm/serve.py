@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import orjson
 import structlog
 
+from streaming.http_thread import HttpThread
 from streaming.settings import Settings
 from streaming.wfm.picture import picture
 from streaming.wfm.records import TENANT
@@ -20,7 +21,6 @@ from streaming.wfm.view import Key, LiveView
 
 log = structlog.get_logger()
 
-_RETRY_BIND_S = 5.0
 _WAIT_S = 5.0
 _AT_ONCE = 64
 # A client that does not send its request, or does not take its answer.
@@ -38,7 +38,7 @@ _HEADERS = {
 }
 
 
-class LiveServer:
+class LiveServer(HttpThread):
     """Serves ``/``, ``/api/tenants`` and ``/api/live/{vendor}/{tenant_id}``.
 
     A port that is taken does not stop the member: another one on the machine serves the same figures, and this one
@@ -52,47 +52,30 @@ class LiveServer:
     def __init__(self, settings: Settings, view: LiveView) -> None:
         self._address = (settings.wfm.host, settings.wfm.port)
         self._view = view
-        self._server: _Server | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="live-server", daemon=True)
-
-    @property
-    def port(self) -> int | None:
-        """The bound port, None while it is not."""
-        return None if self._server is None else int(self._server.server_address[1])
+        self._told = False
+        super().__init__("live-server", self._make, self._tell)
 
     def __enter__(self) -> Self:
         self._view.start()
-        self._thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._server is not None:
-            self._server.shutdown()
-        self._thread.join(timeout=_RETRY_BIND_S)
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         self._view.close()
 
-    def _run(self) -> None:
-        told = False
-        while not self._stop.is_set():
-            try:
-                self._server = _Server(self._address, self._view)
-            except OSError as error:
-                if not told:
-                    log.warning("the page's port is taken, by another member or a stranger; trying again",
-                                host=self._address[0], port=self._address[1], error=str(error))  # fmt: skip
-                    told = True
-                self._stop.wait(_RETRY_BIND_S)
-                continue
-            log.info("live figures are served", host=self._address[0], port=self.port)
-            with self._server:
-                self._server.serve_forever(poll_interval=0.2)
-            return
+    def _make(self) -> _Server:
+        server = _Server(self._address, self._view)
+        log.info("live figures are served", host=self._address[0], port=server.server_port)
+        return server
+
+    def _tell(self, error: OSError) -> None:
+        if not self._told:
+            log.warning("the page's port is taken, by another member or a stranger; trying again",
+                        host=self._address[0], port=self._address[1], error=str(error))  # fmt: skip
+            self._told = True
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
     block_on_close = False
 
     def __init__(self, address: tuple[str, int], view: LiveView) -> None:

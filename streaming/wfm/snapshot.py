@@ -16,6 +16,8 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from prometheus_client import Counter
 
+from streaming.batches import batched
+from streaming.clients import transactional, until_done
 from streaming.errors import ServiceUnavailableError
 from streaming.settings import Settings, Tenant
 from streaming.topic_reader import Place, TopicReader
@@ -33,7 +35,7 @@ _HEAD = b"head"
 _PART_BYTES = 512 * 1024
 _LARGEST_PIECE = MAX_RECORD_BYTES // 2
 # Kafka ends the transaction of a member that is silent for so long; until then readers wait for what is behind it.
-_TRANSACTION_TIMEOUT_MS = 20_000
+_TRANSACTION_TIMEOUT_S = 20.0
 _CALL_S = 5.0
 _PATIENCE_S = 10.0
 
@@ -112,25 +114,12 @@ class SnapshotWriter:
 
     def __init__(self, settings: Settings, slot: str) -> None:
         self._slot = slot
-        self._begun = False
         self._producer = Producer(
             {
-                **settings.kafka.client_config(),
-                "client.id": f"{slot}-state",
-                "transactional.id": slot,
-                "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
-                # With transactions it may not be longer.
-                "message.timeout.ms": _TRANSACTION_TIMEOUT_MS,
-                "acks": "all",
-                "enable.idempotence": True,
-                "compression.type": "lz4",
+                **transactional(settings.kafka, f"{slot}-state", slot, _TRANSACTION_TIMEOUT_S),
                 "linger.ms": 5,
-                "message.max.bytes": MAX_RECORD_BYTES,
                 # Larger than a record; a snapshot may be larger than the memory that there is for it.
                 "queue.buffering.max.kbytes": 24 * 1024,
-                # What fails, fails the transaction.
-                "delivery.report.only.error": True,
-                "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
             }
         )
 
@@ -140,7 +129,7 @@ class SnapshotWriter:
         Raises:
             ServiceUnavailableError: Kafka does not answer.
         """
-        self._until_done(self._producer.init_transactions)
+        self._until_done(self._producer.init_transactions, "begin")
 
     def write(self, kept: Sequence[Kept], group: Any) -> list[int] | None:
         """Keep tenants' states and commit their offsets, together.
@@ -159,27 +148,26 @@ class SnapshotWriter:
         counts: list[int] = []
         offsets: list[TopicPartition] = []
         try:
-            self._until_done(lambda _: self._producer.begin_transaction())
-            self._begun = True
+            self._until_done(lambda _: self._producer.begin_transaction(), "begin a transaction")
             for tenant, fold, facts, parts in kept:
                 counts.append(self._write_one(state_topic(tenant), fold, facts, parts))
                 offsets += [TopicPartition(tenant.events_topic, *covered) for covered in fold.covered.items()]
-            self._until_done(lambda seconds: self._producer.send_offsets_to_transaction(offsets, group, seconds))
-            self._until_done(self._producer.commit_transaction)
+            self._until_done(
+                lambda seconds: self._producer.send_offsets_to_transaction(offsets, group, seconds), "send offsets"
+            )
+            self._until_done(self._producer.commit_transaction, "commit")
         except _GivenUpError as failure:
             log.warning("snapshot given up, it is tried again", slot=self._slot, error=str(failure))
             failed.inc()
-            self._until_done(self._producer.abort_transaction)
-            self._begun = False
+            self._until_done(self._producer.abort_transaction, "abort")
             return None
-        self._begun = False
         written.inc(len(kept))
         return counts
 
     def _write_one(self, topic: str, fold: Fold, facts: int, parts: int) -> int:
         id_ = uuid.uuid4().hex
         count = 0
-        for pieces in _batches(fold.dump()):
+        for pieces in batched(_texts(fold.dump()), len, _PART_BYTES):
             value = b'{"id":"%s","pieces":[%s]}' % (id_.encode(), b",".join(pieces))
             self._produce(topic, _part(count), value)
             count += 1
@@ -204,27 +192,21 @@ class SnapshotWriter:
             else:
                 return
 
-    def _until_done(self, step: Callable[[float], None]) -> None:
+    def _until_done(self, step: Callable[[float], None], what: str) -> None:
         """Do a step, again as long as Kafka's client says that it may be done again.
 
         Raises:
             _GivenUpError: the transaction is to be aborted.
             ServiceUnavailableError: the producer can't go on.
         """
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                step(_CALL_S)
-            except KafkaException as failure:
-                error: KafkaError = failure.args[0]
-                if error.txn_requires_abort():
-                    raise _GivenUpError(error.str()) from None
-                if not error.retriable() or time.monotonic() > deadline:
-                    msg = f"{self._slot}: the transaction of snapshots: {error.str()}"
-                    raise ServiceUnavailableError(msg) from None
-                time.sleep(0.05)
-            else:
-                return
+        try:
+            until_done(step, what, self._slot, time.monotonic() + _PATIENCE_S, _CALL_S)
+        except KafkaException as failure:
+            error: KafkaError = failure.args[0]
+            if error.txn_requires_abort():
+                raise _GivenUpError(error.str()) from None
+            msg = f"{self._slot}: the transaction of snapshots: {error.str()}"
+            raise ServiceUnavailableError(msg) from None
 
     def close(self) -> None:
         """Let go of what is queued. A transaction that is open ends by itself or by the slot's next member."""
@@ -236,23 +218,15 @@ class _GivenUpError(Exception):
     """The transaction has to be aborted; a later one may succeed."""
 
 
-def _batches(pieces: Iterator[list[Any]]) -> Iterator[list[bytes]]:
-    """Pieces as JSON, some half a megabyte together."""
-    batch: list[bytes] = []
-    size = 0
+def _texts(pieces: Iterator[list[Any]]) -> Iterator[bytes]:
+    """Pieces as JSON, without those that no record can hold."""
     for piece in pieces:
         text = orjson.dumps(piece)
         if len(text) > _LARGEST_PIECE:  # it alone is lost at a restart, instead of every tenant's snapshot now
             log.error("too large for a snapshot, left out of it", kind=piece[0], bytes=len(text))
             oversized.inc()
-            continue
-        if batch and size + len(text) > _PART_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(text)
-        size += len(text)
-    if batch:
-        yield batch
+        else:
+            yield text
 
 
 def _part(number: int) -> bytes:

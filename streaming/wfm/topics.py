@@ -9,6 +9,9 @@ from confluent_kafka.cimpl import NewTopic
 from streaming.settings import KafkaSettings, Tenant
 from streaming.topics import MAX_RECORD_BYTES, ensure
 
+LIVE = "wfm.live"
+"""Kind of the topics of live figures."""
+
 _DAY_MS = 24 * 3_600_000
 # Compaction leaves the newest segment alone: a new one every hour keeps what a reader has to pass short.
 _SEGMENT_MS = 3_600_000
@@ -26,7 +29,7 @@ def state_topic(tenant: Tenant) -> str:
 
 def live_topic(tenant: Tenant) -> str:
     """Live figures, compacted by key. What is not published anew for two days is gone."""
-    return tenant.topic("wfm.live")
+    return tenant.topic(LIVE)
 
 
 def ensure_wfm_topics(settings: KafkaSettings, tenants: Iterable[Tenant]) -> None:

@@ -13,14 +13,14 @@ import orjson
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from streaming.settings import Settings
+from streaming.clients import log_error
+from streaming.settings import Settings, owner_of, topic_name
+from streaming.wfm.topics import LIVE
 
 log = structlog.get_logger()
 
 Key = tuple[str, ...]
 """Kind and names of a record of the live topic."""
-
-PREFIX = "ccaaus.wfm.live."
 
 _BATCH = 500
 _POLL_S = 0.1
@@ -79,8 +79,7 @@ class LiveView:
 
     def tenants(self) -> list[tuple[str, str]]:
         """Vendor and id of the tenants that have live figures, as of the last seconds."""
-        found = [topic.removeprefix(PREFIX).split(".") for topic in self._topics]
-        return sorted((vendor, tenant_id) for vendor, tenant_id in found)
+        return sorted(owner for topic in self._topics if (owner := owner_of(topic, LIVE)))
 
     def records(self, vendor: str, tenant_id: str, wait_s: float) -> dict[Key, dict[str, Any]] | None:
         """A tenant's records by key, as of now; None if it has no live figures, or they can't be read now.
@@ -90,7 +89,7 @@ class LiveView:
             tenant_id: Its id.
             wait_s: For so long a topic that nobody looked at may take to be read.
         """
-        topic = f"{PREFIX}{vendor}.{tenant_id}"
+        topic = topic_name(LIVE, vendor, tenant_id)
         if topic not in self._topics:
             return None
         with self._lock:
@@ -113,7 +112,7 @@ class LiveView:
                     "enable.partition.eof": True,
                     "fetch.wait.max.ms": 100,
                     "queued.max.messages.kbytes": 8 * 1024,
-                    "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
+                    "error_cb": log_error,
                 }
             )
             try:
@@ -132,9 +131,7 @@ class LiveView:
             now = time.monotonic()
             if now - self._listed > _LIST_S or not self._topics:
                 self._topics = [
-                    topic
-                    for topic in consumer.list_topics(timeout=_KAFKA_S).topics
-                    if topic.startswith(PREFIX) and topic.count(".") == PREFIX.count(".") + 1
+                    topic for topic in consumer.list_topics(timeout=_KAFKA_S).topics if owner_of(topic, LIVE)
                 ]
                 self._listed = now
             with self._lock:

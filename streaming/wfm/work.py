@@ -9,12 +9,12 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from prometheus_client import Counter
 
+from streaming.clients import durable
 from streaming.consumer.member import Member
 from streaming.consumer.work import Partition
 from streaming.errors import BadEventError, ServiceUnavailableError
 from streaming.settings import Tenant
 from streaming.topic_reader import Place, Span, TopicReader
-from streaming.topics import MAX_RECORD_BYTES
 from streaming.wfm.facts import Fact, Segment, cut, fact_of, read_block, write_block
 from streaming.wfm.merger import Merger
 from streaming.wfm.topics import ensure_wfm_topics, facts_topic
@@ -32,7 +32,6 @@ _FACTS_TOGETHER = 1000
 _TAIL = 100
 _PATIENCE_S = 60.0
 _DEAD_LETTERS_S = 20.0
-_MAX_INT32 = 2_147_483_647
 
 
 class _Read:
@@ -71,22 +70,13 @@ class WfmWork:
         self._reader = TopicReader(settings.kafka, f"{member.slot}-tail")
         self._producer = Producer(
             {
-                **settings.kafka.client_config(),
-                "client.id": f"{member.slot}-live",
-                "acks": "all",
-                "enable.idempotence": True,
-                # Endless: a broker that is down is waited for.
-                "retries": _MAX_INT32,
-                "message.timeout.ms": 0,
-                "compression.type": "lz4",
+                **durable(settings.kafka, f"{member.slot}-live"),
                 "linger.ms": 5,
                 "batch.size": 256 * 1024,
-                "message.max.bytes": MAX_RECORD_BYTES,
                 "queue.buffering.max.messages": 100_000,
                 "queue.buffering.max.kbytes": 32 * 1024,
                 "delivery.report.only.error": True,
                 "on_delivery": self._delivered,
-                "error_cb": lambda error: log.warning("Kafka client", error=error.str()),
             }
         )
         self._merger = Merger(settings, member.slot, self._send)
