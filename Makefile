@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := .uv/bin/uv
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo test lint truth trouble drift consumers proofs bench clean
+.PHONY: help install demo test lint dictionary truth trouble drift consumers five-ways proofs bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,8 +36,11 @@ lint: install ## Style, types, versions of the schema
 	$(RUN) mypy
 	$(RUN) ccaas schema check --offline
 
+dictionary: install ## Write docs/data-dictionary.md from the tables' definitions
+	$(RUN) ccaas dictionary > docs/data-dictionary.md
+
 truth: install ## Slow proof: a whole month of calls (TRACE=file) equals an independent computation, in every cell
-	$(RUN) pytest -m slow tests/truth $(ARGS)
+	$(RUN) pytest -m slow tests/truth --ignore tests/truth/test_five_ways.py $(ARGS)
 
 trouble: install ## Slow proof: a day of floods, lost webhooks, rotated keys and refused streams ends in the same tables
 	$(RUN) pytest -m slow tests/truth/test_disturbed.py $(ARGS)
@@ -47,6 +50,9 @@ drift: install ## Slow proof: a month with a new field, an hour with a renamed o
 
 consumers: install ## Slow proof: a day with every consumer killed 50 times ends in the same CRM, tables and live figures
 	$(RUN) pytest -m slow tests/truth/test_consumers.py $(ARGS)
+
+five-ways: install ## Slow proof (about an hour): a month loaded in five ways, on both engines, makes identical, true tables
+	$(RUN) pytest -m slow tests/truth/test_five_ways.py -s $(ARGS)
 
 proofs: install ## All slow proofs: the month and the watchdogs
 	$(RUN) pytest -m slow $(ARGS)

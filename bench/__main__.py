@@ -29,10 +29,12 @@ from bench import (
     live,
     machine,
     normalise,
+    postgresql,
     reconcile,
     reprocess,
     spool,
     usage,
+    warehouse,
 )
 from bench.harness import Figure, as_table
 from bench.lab import Lab
@@ -47,6 +49,8 @@ BENCHMARKS: dict[str, Callable[[Lab, int], list[Figure]]] = {
     "broken": broken.run,
     "reprocess": reprocess.run,
     "usage": usage.run,
+    "warehouse": warehouse.run,
+    "postgresql": postgresql.run,
     "crm": crm.run,
     "landing": landing.run,
     "live": live.run,

@@ -39,14 +39,16 @@ def window_of(start: datetime | None, end: datetime | None) -> Window | None:
 
     Raises:
         ConfigurationError: only one bound is given.
-        WindowError: the bounds have no time zone or are the other way round.
+        WindowError: the bounds have no time zone, are the other way round or both in the future.
     """
     if start is None and end is None:
         return None
     if start is None or end is None:
         msg = "give both start and end (UTC, half-open), or neither: then what is new is loaded"
         raise ConfigurationError(msg)
-    return Window(start, end)
+    window = Window(start, end)
+    window.require_begun(datetime.now(UTC))
+    return window
 
 
 def show_result(result: LoadResult) -> None:

@@ -31,6 +31,8 @@ EVENTS = frozenset(
         "ccaas.genesys.missing-above-threshold",
         "ccaas.stream.restart-budget-exhausted",
         "ccaas.schema.promoted",
+        "ccaas.quality.failed",
+        "ccaas.freshness.*",
     }
 )
 """What people are told of."""

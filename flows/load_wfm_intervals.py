@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows._load import retry_while_down, run_id, scheduled_time, show_picture, show_result, show_table, window_of
 from streaming.settings import load_settings
@@ -14,6 +14,7 @@ from warehouse.load_intervals import load_wfm_intervals as load_window
 from warehouse.load_intervals import load_wfm_intervals_incremental
 from warehouse.pictures import QueueSummary, offered_answered_png, queue_summaries
 from warehouse.schema import open_warehouse
+from warehouse.service_picture import occupancy_png, service_level_png
 from warehouse.windows import Window, floor
 
 # What a scheduled run shows: the day up to its scheduled time.
@@ -34,18 +35,34 @@ def load_wfm_intervals(start: datetime | None = None, end: datetime | None = Non
     window = window_of(start, end)
     result = _load(window)
     show_result(result)
-    _show(window or Window(scheduled_time() - _SHOWN, scheduled_time()))
+    try:
+        _show(window or Window(scheduled_time() - _SHOWN, scheduled_time()))
+    except Exception:  # noqa: BLE001 (the cells are there: a picture that fails does not make their load a failed one)
+        get_run_logger().exception("the load succeeded, but what it loaded can't be shown")
     return result.rows
 
 
+@retry_while_down
 def _show(window: Window) -> None:
     """Pictures and tables from the readers' copy, so that no load waits for them."""
-    warehouse = Warehouse.from_settings(load_settings())
+    settings = load_settings()
+    warehouse = Warehouse.from_settings(settings)
     publish_read_copy(warehouse, force=True)  # else it would show the state before this load
+    minutes = warehouse.interval_minutes
     with reader(warehouse) as connection:
         png = offered_answered_png(connection, window)
+        service_level = service_level_png(
+            connection,
+            window,
+            interval_minutes=minutes,
+            threshold_seconds=warehouse.service_level_seconds,
+            goal=settings.warehouse.service_level_goal,
+        )
+        occupancy = occupancy_png(connection, window, interval_minutes=minutes)
         queues = queue_summaries(connection, window)
     show_picture("offered-answered", png, f"Offered, answered and abandoned per interval, {window}")
+    show_picture("service-level", service_level, f"Service level of the busiest queues, {window}")
+    show_picture("occupancy", occupancy, f"Occupancy of the tenants' agents, {window}")
     show_table("queues", [_for_people(queue) for queue in queues])
 
 

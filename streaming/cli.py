@@ -160,6 +160,14 @@ def alerts_install() -> None:
     console.print(f"automation {NAME!r} {done}: tells {', '.join(settings.alerts.blocks)}")
 
 
+@app.command("dictionary")
+def data_dictionary() -> None:
+    """Print the warehouse's data dictionary as Markdown; docs/data-dictionary.md is kept from it."""
+    from warehouse.dictionary import dictionary  # noqa: PLC0415
+
+    typer.echo(dictionary(), nl=False)
+
+
 @app.command()
 def demo(  # noqa: PLR0917 (a command's options)
     trace: Annotated[Path | None, typer.Option(help="Trace file; default is the shipped weekday.")] = None,

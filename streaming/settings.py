@@ -220,9 +220,58 @@ class WarehouseSettings(_Section):
     url: SecretStr | None = None
     interval_minutes: Literal[15, 30, 60] = 15
     service_level_seconds: PositiveInt = 20
+    # The share that pictures show as the goal.
+    service_level_goal: Annotated[float, Field(gt=0, le=1)] = 0.8
     read_copy_seconds: PositiveInt = 300
     # An agent who says nothing for longer is unknown; OFF_QUEUE lasts until something else is said.
     longest_status_hours: PositiveInt = 168
+
+
+class ErasureSettings(_Section):
+    """erase-customer: the secret of the digests by which erased callers are known again."""
+
+    key: SecretStr | None = None
+
+
+Days = Annotated[int, Field(ge=1, le=36_500)]
+
+
+class RetentionSettings(_Section):
+    """Days that are kept before the day of the run, UTC, by dataset; without a number all are: docs/retention.md."""
+
+    # Landing files, by the day of their events, at the latest of their writing.
+    landing_days: Days | None = None
+    # Events, by the vendor's time.
+    events_days: Days | None = None
+    # Conversations, by their last event.
+    conversations_days: Days | None = None
+    # Interval cells of queues and agents.
+    intervals_days: Days | None = None
+    # Daily analytics.
+    daily_days: Days | None = None
+    # Use of metadata fields; promotion looks back on it.
+    field_usage_days: Annotated[int, Field(ge=90, le=36_500)] | None = None
+    # Counts of dead letters with a sample each; while they are on Kafka they may be replayed, and are counted.
+    failed_events_days: Annotated[int, Field(ge=14, le=36_500)] | None = None
+
+
+class QualitySettings(_Section):
+    """quality-checks and freshness: docs/quality.md."""
+
+    # A tenant's newest interval that ended longer ago is late; a tenant may have a number of its own.
+    max_interval_age_minutes: PositiveInt = 60
+    # How long results are kept.
+    keep_days: PositiveInt = 30
+    # Records of the bus that one run compares with the warehouse; the next one goes on there.
+    max_bus_records: PositiveInt = 500_000
+
+
+class ExportSettings(_Section):
+    """Interval files for WFM tools; docs/wfm-export.md."""
+
+    # Empty: below data_dir.
+    folder: Annotated[Path, AfterValidator(_absolute)] | None = None
+    formats: Annotated[tuple[Literal["csv", "parquet"], ...], Field(min_length=1)] = ("csv", "parquet")
 
 
 class HealthSettings(_Section):
@@ -268,6 +317,8 @@ class Tenant(_Section):
     partition_key: Literal["event_id", "conversation_id"] = "event_id"
     partitions: PositiveInt = 4
     value_class: Literal["high", "standard"] = "standard"
+    # Instead of quality.max_interval_age_minutes.
+    max_interval_age_minutes: PositiveInt | None = None
     connection: dict[str, Any] = Field(default_factory=dict, repr=False)
 
     @property
@@ -309,6 +360,10 @@ class Settings(BaseSettings):
     wfm: WfmSettings = WfmSettings()
     state: StateSettings = StateSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
+    retention: RetentionSettings = RetentionSettings()
+    erasure: ErasureSettings = ErasureSettings()
+    quality: QualitySettings = QualitySettings()
+    export: ExportSettings = ExportSettings()
     health: HealthSettings = HealthSettings()
     alerts: AlertsSettings = AlertsSettings()
     # What a vendor's package lets one set for all its tenants together, by vendor; validated by the package.
@@ -387,6 +442,11 @@ class Settings(BaseSettings):
     def landing(self) -> str:
         """Path or URL of the landing zone."""
         return self.sink.landing or str(self.landing_dir)
+
+    @property
+    def export_dir(self) -> Path:
+        """Folder of the interval files for WFM tools."""
+        return self.export.folder or self.data_dir / "export"
 
     @property
     def state_url(self) -> str:

@@ -9,7 +9,8 @@
     │   ├── WarehouseBusyError     another load holds the write lock, or the database does not open
     │   ├── WarehouseDownError     the database went away in the midst of work
     │   ├── StagingError           landing files did not reach the staging table
-    │   └── NoReadCopyError        no load has published a copy for readers yet
+    │   ├── NoReadCopyError        no load has published a copy for readers yet
+    │   └── ExportError            an export's folder can't be written, or another export holds it
     └── QualityError               a hard rule is broken inside a load; its transaction was undone
 """
 
@@ -38,6 +39,10 @@ class StagingError(ServiceUnavailableError):
 
 class NoReadCopyError(ServiceUnavailableError):
     """Readers open a copy of the DuckDB file, and there is none so far. Run a load first."""
+
+
+class ExportError(ServiceUnavailableError):
+    """The export's folder is full, not writable, or held by another export. The files that were there stay."""
 
 
 class QualityError(CcaasError):

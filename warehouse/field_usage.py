@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from schemas.canonical import NATIVE_TYPE_KEY, RECOVERED_KEY
 from schemas.promoted import BOOLEAN, DOUBLE, LONG
-from warehouse import scratch, tables
+from warehouse import expired, scratch, tables
 from warehouse.engine import Warehouse, writer
 from warehouse.ledger import LoadResult, LoadRun, last_arrival, last_load, load_run
 from warehouse.statements import run as execute
@@ -79,6 +79,7 @@ def count_field_usage_window(warehouse: Warehouse, window: Window, *, run_id: st
 
 def _count(connection: sa.Connection, run: LoadRun) -> None:
     """The days in scope → both tables."""
+    expired.shield_usage(connection)
     scratch.analyze(connection, scratch.usage_scope)
     if connection.dialect.name == "duckdb":
         _count_duckdb(connection)

@@ -12,12 +12,20 @@ import sqlalchemy as sa
 import structlog
 
 from warehouse import tables
-from warehouse.errors import primary_message
+from warehouse.errors import StagingError, primary_message
 from warehouse.windows import Window
 
 log = structlog.get_logger()
 
-Dataset = Literal["events", "conversations", "wfm_intervals", "metadata_field_usage", "failed_events"]
+Dataset = Literal[
+    "events",
+    "conversations",
+    "wfm_intervals",
+    "daily_analytics",
+    "metadata_field_usage",
+    "failed_events",
+    "directory",
+]
 Kind = Literal["arrival", "window"]
 
 
@@ -64,8 +72,10 @@ def load_run(
 ) -> Iterator[LoadRun]:
     """The load's transaction, and its row in the ledger: both or neither.
 
-    After an error nothing of the load remains but a row with status ``failed``. A killed process, or a database that
-    went away, leaves no row; the latter is a :class:`~warehouse.errors.WarehouseDownError` once it leaves the writer.
+    After an error nothing of the load remains but a row with status ``failed``; after a
+    :class:`~warehouse.errors.StagingError` not even that, for the load goes on without the files that are broken. A
+    killed process, or a database that went away, leaves no row; the latter is a
+    :class:`~warehouse.errors.WarehouseDownError` once it leaves the writer.
     """
     started_at = datetime.now(UTC)
     run = LoadRun(
@@ -81,6 +91,8 @@ def load_run(
             run.load_id = _next_id(connection)
             yield run
             _record(connection, run, "succeeded", None, started_at)
+    except StagingError:  # a landing file is broken: the load goes on without it
+        raise
     except Exception as error:
         _record_failure(connection, run, error, started_at)
         raise

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from warehouse import quality, scratch
+from warehouse import expired, quality, scratch, tables
 from warehouse.engine import Warehouse, writer
+from warehouse.facts import insert_facts
 from warehouse.ledger import LoadResult, LoadRun, last_arrival, last_load, load_run
 from warehouse.statements import run as execute
 from warehouse.windows import Window
@@ -53,10 +54,10 @@ def load_conversations(warehouse: Warehouse, window: Window | None = None, *, ru
 
 
 def _rebuild(connection: sa.Connection, run: LoadRun) -> None:
-    scratch.analyze(connection, scratch.conversation_scope)
-    execute(connection, "facts", "insert")
-    scratch.analyze(connection, scratch.queue_facts)
+    expired.shield_conversations(connection)
+    insert_facts(connection)
     execute(connection, "conversations", "delete")
     run.rows = execute(connection, "conversations", "insert")
     quality.check(connection, "conversations")
+    scratch.analyze_grown(connection, tables.conversations, run.rows)
     scratch.drop(connection, scratch.conversation_scope, scratch.queue_facts)

@@ -7,19 +7,22 @@ leaves whole batches only, and a second run goes on behind them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from streaming.batches import batched
-from warehouse import landing, quality, scratch, tables, twins
+from warehouse import expired, landing, quality, scratch, tables, twins
 from warehouse.engine import Warehouse, writer
 from warehouse.errors import QualityError, StagingError
 from warehouse.landing import BrokenFileError, LandingFile
-from warehouse.ledger import LoadResult, LoadRun, load_run
-from warehouse.promoted import columns, insert_from, promoted
-from warehouse.staging import stage
+from warehouse.ledger import Kind, LoadResult, LoadRun, load_run
+from warehouse.promoted import columns, promoted
+from warehouse.staging import insert_staged, stage, staging_error
 from warehouse.statements import run as execute
+from warehouse.suppression import clean_loaded
 from warehouse.windows import Window
 
 # One transaction: enough rows to spread the scan of known ids over, few enough for DuckDB's memory limit.
@@ -45,27 +48,11 @@ def load_events(warehouse: Warehouse, *, run_id: str, batch_rows: int = BATCH_RO
     """
     with writer(warehouse) as connection:
         files, quarantined = _new_files(connection, warehouse)
-        rows = read = taken = 0
-        load_ids: list[int] = []
+        done = _Done(run_id=run_id, quarantined=quarantined)
         for batch in batched(files, lambda file: file.rows, batch_rows, BATCH_FILES):
-            good, staged, broken = _stage_good(connection, warehouse, batch)
-            quarantined += broken
-            if not good:
-                continue
-            with load_run(connection, "events", "arrival", run_id) as run:
-                _insert(connection, run)
-                _note_files(connection, good, run.load_id)
-            rows, read, taken = rows + run.rows, read + staged, taken + len(good)
-            load_ids.append(run.load_id)
-        _finish(connection, rows)
-    return LoadResult(
-        dataset="events",
-        rows=rows,
-        load_ids=tuple(load_ids),
-        files=taken,
-        repeats=max(read - rows, 0),  # a reconciled row may come back without being read
-        quarantined=tuple(quarantined),
-    )
+            _load(connection, warehouse, batch, done)
+        _finish(connection, done.rows)
+    return done.result()
 
 
 def load_events_window(
@@ -76,57 +63,152 @@ def load_events_window(
     An event that the landing zone no longer holds (it expires sooner than the warehouse) stays. Any window does, on the
     grid or off it. Load the intervals of the window afterwards, by window or by arrival.
 
+    In the ledger the last batch names the window: one that was killed before it does not count as loaded.
+
     Raises:
         WarehouseBusyError: another load kept the lock.
         QualityError: a hard rule was broken; the batch was undone.
     """
     with writer(warehouse) as connection:
         files, quarantined = _inspected(connection, warehouse, landing.list_files(warehouse.store, set(), window))
-        rows = read = taken = 0
-        load_ids: list[int] = []
-        for batch in batched(files, lambda file: file.rows, batch_rows, BATCH_FILES):
-            good, staged, broken = _stage_good(connection, warehouse, batch, window)
-            quarantined += broken
-            taken += len(good)
-            if not staged:
-                continue
+        done = _Done(run_id=run_id, window=window, quarantined=quarantined)
+        batches = list(batched(files, lambda file: file.rows, batch_rows, BATCH_FILES))
+        for number, batch in enumerate(batches, 1):
+            _load(connection, warehouse, batch, done, window if number == len(batches) else None)
+        if not done.is_noted:
             with load_run(connection, "events", "window", run_id, window) as run:
-                _insert(connection, run, window, known_from=load_ids[0] if load_ids else None)
-            rows, read = rows + run.rows, read + staged
-            load_ids.append(run.load_id)
-        _finish(connection, rows)
-    return LoadResult(
-        dataset="events",
-        rows=rows,
-        load_ids=tuple(load_ids),
-        window=window,
-        files=taken,
-        repeats=max(read - rows, 0),  # a reconciled row may come back without being read
-        quarantined=tuple(quarantined),
-    )
+                pass  # somebody has looked: there is nothing
+            done.load_ids.append(run.load_id)
+        _finish(connection, done.rows)
+    return done.result()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Done:
+    """What a load has done so far."""
+
+    run_id: str
+    window: Window | None = None
+    quarantined: list[str]
+    rows: int = 0
+    read: int = 0
+    files: int = 0
+    load_ids: list[int] = field(default_factory=list)
+    is_noted: bool = False  # the window, in the ledger
+
+    def result(self) -> LoadResult:
+        return LoadResult(
+            dataset="events",
+            rows=self.rows,
+            load_ids=tuple(self.load_ids),
+            window=self.window,
+            files=self.files,
+            repeats=max(self.read - self.rows, 0),  # a reconciled row may come back without being read
+            quarantined=tuple(self.quarantined),
+        )
+
+
+def _load(
+    connection: sa.Connection,
+    warehouse: Warehouse,
+    batch: Sequence[LandingFile],
+    done: _Done,
+    noted: Window | None = None,
+) -> None:
+    """Load a batch; if that fails, set aside the files that are broken and load the rest.
+
+    Args:
+        connection: writer's connection, outside a transaction.
+        warehouse: the warehouse.
+        batch: files.
+        done: is brought up to date.
+        noted: what the ledger gets as the load's window.
+    """
+    while batch:
+        try:
+            _load_all(connection, warehouse, batch, done, noted)
+        except (StagingError, QualityError):
+            good, named = _sorted_out(connection, warehouse, batch)
+            if not named:  # every file is readable: the database is at fault
+                raise
+            batch = good
+            done.quarantined += named
+        else:
+            return
+
+
+def _load_all(
+    connection: sa.Connection, warehouse: Warehouse, batch: Sequence[LandingFile], done: _Done, noted: Window | None
+) -> None:
+    window = done.window
+    bounds = (window.start_ms, window.end_ms - 1) if window else None
+    with stage(connection, warehouse, batch, bounds) as staged:
+        expected = sum(file.rows for file in batch)
+        if not window and staged != expected:
+            msg = f"{len(batch)} landing files were read as {staged} rows, their footers say {expected}"
+            raise QualityError(msg, rule="rows_of_footer")
+        if staged or not window:
+            kind: Kind = "window" if window else "arrival"
+            with load_run(connection, "events", kind, done.run_id, window) as run:
+                _insert(connection, warehouse, run, batch, done)
+                if not noted:  # only a failure names the window in any case
+                    run.window_start = run.window_end = None
+                if not window:
+                    _note_files(connection, batch, run.load_id)
+            done.rows += run.rows
+            done.read += staged
+            done.load_ids.append(run.load_id)
+            done.is_noted = noted is not None
+    done.files += len(batch)
 
 
 def _insert(
-    connection: sa.Connection, run: LoadRun, window: Window | None = None, known_from: int | None = None
+    connection: sa.Connection, warehouse: Warehouse, run: LoadRun, batch: Sequence[LandingFile], done: _Done
 ) -> None:
     """Staged rows → events, one an id, and one of each pair of twins."""
     fields = promoted(connection)
-    staged = scratch.staged_with(columns(fields))
-    twins.take_reconciled(connection, staged, fields, run.load_id)
-    execute(connection, "events", "drop_repeats")
-    if window:
-        # What an earlier batch of this very load has put there is not replaced by a repeat from a later file.
-        before = run.load_id if known_from is None else known_from
-        execute(
-            connection, "events", "delete_window", start_ms=window.start_ms, end_ms=window.end_ms, before_load=before
-        )
-    twins.give_way(connection)
-    connection.execute(insert_from(tables.events, staged, fields, run.load_id))
+    with _reading(connection, warehouse, batch):
+        expired.pass_over_staged(connection)
+        twins.take_reconciled(connection, scratch.staged_with(columns(fields)), fields, run.load_id)
+        execute(connection, "events", "pass_over_repeats")
+        if window := done.window:
+            # What an earlier batch of this very load has put there is not replaced by a repeat from a later file.
+            before = done.load_ids[0] if done.load_ids else run.load_id
+            bounds = {"start_ms": window.start_ms, "end_ms": window.end_ms}
+            execute(connection, "events", "delete_window", **bounds, before_load=before)
+        twins.give_way(connection)
+        insert_staged(connection, fields, run.load_id)
     twins.decide(connection, fields, run.load_id)
+    clean_loaded(connection, warehouse.erasure_key, run.load_id)
     events = tables.events.c
     query = sa.select(sa.func.count()).where(events.load_id == run.load_id)
     run.rows = int(connection.execute(query).scalar_one())
     quality.check(connection, "events", load_id=run.load_id)
+
+
+@contextmanager
+def _reading(connection: sa.Connection, warehouse: Warehouse, batch: Sequence[LandingFile]) -> Iterator[None]:
+    """DuckDB reads the files here, so here it is that a broken one shows.
+
+    Raises:
+        StagingError: a file is broken, or has values that no column takes.
+    """
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        is_down = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+        if is_down and (connection.dialect.name != "duckdb" or _all_readable(warehouse, batch)):
+            raise
+        raise staging_error(error, batch) from None  # a trace would show the row that the cause holds
+
+
+def _all_readable(warehouse: Warehouse, batch: Sequence[LandingFile]) -> bool:
+    try:
+        for file in batch:
+            landing.read_through(warehouse.store, file)
+    except BrokenFileError:
+        return False
+    return True
 
 
 def _note_files(connection: sa.Connection, files: Sequence[LandingFile], load_id: int) -> None:
@@ -161,30 +243,6 @@ def _inspected(
     return files, broken
 
 
-def _stage_good(
-    connection: sa.Connection, warehouse: Warehouse, batch: Sequence[LandingFile], window: Window | None = None
-) -> tuple[Sequence[LandingFile], int, list[str]]:
-    """Stage a batch; if that fails, set aside the files that are broken and stage the rest."""
-    broken: list[str] = []
-    staged = 0
-    bounds = (window.start_ms, window.end_ms - 1) if window else None
-    while batch:
-        try:
-            with connection.begin():
-                staged = stage(connection, warehouse, batch, bounds)
-            failure = None
-        except StagingError as error:
-            failure = error
-        if failure is None and (window or staged == sum(file.rows for file in batch)):
-            return batch, staged, broken
-        good, named = _sorted_out(connection, warehouse, batch)
-        if not named:  # every file is readable: the database is at fault
-            msg = f"{len(batch)} landing files were read as {staged} rows, their footers say otherwise"
-            raise failure or QualityError(msg, rule="rows_of_footer")
-        batch, broken = good, broken + named
-    return [], 0, broken
-
-
 def _sorted_out(
     connection: sa.Connection, warehouse: Warehouse, batch: Sequence[LandingFile]
 ) -> tuple[list[LandingFile], list[str]]:
@@ -212,5 +270,5 @@ def _set_aside(connection: sa.Connection, warehouse: Warehouse, name: str, reaso
 
 def _finish(connection: sa.Connection, rows: int) -> None:
     with connection.begin():
-        scratch.drop(connection, scratch.staged_events)
+        scratch.drop_staged(connection)
         scratch.analyze_grown(connection, tables.events, rows)

@@ -5,15 +5,16 @@ So a load is idempotent, and whatever the order in which events came, the same e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from itertools import pairwise
 
 import sqlalchemy as sa
 
-from streaming.instants import EPOCH, from_ms, to_ms
-from warehouse import quality, scratch, tables
+from streaming.instants import DAY_MS, EPOCH, from_ms, to_ms
+from warehouse import expired, quality, scratch, tables
 from warehouse.engine import Warehouse, writer
+from warehouse.facts import insert_facts
 from warehouse.ledger import LoadResult, LoadRun, last_arrival, last_load, load_run
 from warehouse.statements import run as execute
 from warehouse.statements import statements
@@ -25,10 +26,16 @@ _SCRATCH = (
     scratch.queue_scope,
     scratch.agent_scope,
     scratch.agent_windows,
+    scratch.touched_events,
+    scratch.fresh_agents,
+    scratch.statuses_before,
+    scratch.windows_left,
 )
 
-# Rebuilt at a time: a week of a large centre fits into DuckDB's memory limit; less would look back more often.
-_CHUNK = timedelta(days=7)
+# Rebuilt at a time: a week, or fewer days if agents have more cells in it, for DuckDB's memory limit. Less would look
+# back more often.
+_AGENT_CELLS = 3_000_000
+_CHUNK_DAYS = 7
 
 
 def load_wfm_intervals(
@@ -108,6 +115,10 @@ def _rebuild_range(
     connection: sa.Connection, warehouse: Warehouse, run: LoadRun, window: Window, known_ms: int | None = None
 ) -> None:
     """Rebuild everything in the window, some days at a time: that bounds memory, whatever the window."""
+    known = expired.not_expired(connection, window)
+    if known is None:
+        return
+    window = known
     bounds = {"range_start": window.start, "range_end": window.end}
     execute(connection, "intervals", "delete_queue_range", **bounds)
     execute(connection, "intervals", "delete_agent_range", **bounds)
@@ -120,7 +131,7 @@ def _rebuild_range(
 
 
 def _chunks(connection: sa.Connection, warehouse: Warehouse, window: Window) -> Iterator[Window]:
-    """Cut a window at the ``_CHUNK`` grid; a stretch without events, where only statuses last, is one chunk.
+    """Cut a window at a grid of some days; a stretch without events, where only statuses last, is one chunk.
 
     So one event dated 1970 costs one chunk more, not 2,800.
     """
@@ -129,13 +140,19 @@ def _chunks(connection: sa.Connection, warehouse: Warehouse, window: Window) -> 
     if first is None or first >= window.end:
         return  # nothing is known of the window or of a time before it
     begin = max(window.start, floor(first, warehouse.interval_minutes))
-    size_ms = _CHUNK // timedelta(milliseconds=1)
+    size_ms = _chunk_days(connection, warehouse) * DAY_MS
     values = {"from_ms": window.start_ms, "to_ms": window.end_ms, "size_ms": size_ms}
     busy = connection.execute(statements("intervals")["busy_chunks"], values).scalars().all()
     cuts = {from_ms(number * size_ms) for chunk in busy for number in (chunk, chunk + 1)}
     points = sorted({begin, window.end, *(cut for cut in cuts if begin < cut < window.end)})
     for start, end in pairwise(points):
         yield Window(start, end)
+
+
+def _chunk_days(connection: sa.Connection, warehouse: Warehouse) -> int:
+    agents = int(connection.execute(statements("intervals")["count_agents"]).scalar_one())
+    a_day = agents * DAY_MS // warehouse.step_ms
+    return min(max(_AGENT_CELLS // max(a_day, 1), 1), _CHUNK_DAYS)
 
 
 def _touch(connection: sa.Connection, warehouse: Warehouse, through: int, newest: int, horizon: datetime) -> None:
@@ -147,20 +164,23 @@ def _touch(connection: sa.Connection, warehouse: Warehouse, through: int, newest
         "step_ms": warehouse.step_ms,
         "longest_ms": warehouse.longest_status_ms,
     }
-    for name in (
-        "touch_conversations",
-        "touch_queues",
-        "touch_agents_by_legs",
-        "touch_agents_by_status",
-        "touch_agents_by_first_status",
-        "agent_islands",
-    ):
+    execute(connection, "intervals", "touch_conversations", **values)
+    scratch.analyze(connection, scratch.conversation_scope)
+    for name in ("touched_events", "touch_queues", "touch_agents_by_legs", "fresh_agents"):
         execute(connection, "intervals", name, **values)
-        scratch.analyze(connection, scratch.conversation_scope, scratch.agent_scope)
+    scratch.analyze(connection, scratch.fresh_agents)
+    fresh = connection.execute(statements("intervals")["earliest_fresh"]).one()
+    if fresh.from_ms is not None:
+        execute(connection, "intervals", "touch_agents_by_status", **values, fresh_ms=fresh.from_ms)
+    if fresh.agents:
+        execute(connection, "intervals", "touch_agents_by_first_status", **values)
+    scratch.analyze(connection, scratch.agent_scope)
+    execute(connection, "intervals", "agent_islands", **values)
 
 
 def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun, known_ms: int | None = None) -> None:
     """Delete the cells in scope, insert them anew, check. Agents' time ends at ``known_ms``, or with the scope."""
+    expired.shield_cells(connection)
     scratch.analyze(connection, scratch.queue_scope, scratch.agent_windows)
     low_ms, high_ms = _bounds(connection, warehouse)
     values = {
@@ -176,15 +196,23 @@ def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun, know
     }
     scratch.renew(connection, scratch.conversation_scope)
     execute(connection, "intervals", "scope_conversations", **values)
-    scratch.analyze(connection, scratch.conversation_scope)
-    execute(connection, "facts", "insert")
-    scratch.analyze(connection, scratch.queue_facts)
+    insert_facts(connection)
     execute(connection, "intervals", "delete_queues", **values)
     execute(connection, "intervals", "delete_agents", **values)
     run.rows += execute(connection, "intervals", "insert_queues", **values)
+    _statuses_before(connection, values)
     run.rows += execute(connection, "intervals", "insert_agents", **values)
     quality.check(connection, "wfm_intervals", **values)
     scratch.drop(connection, *_SCRATCH)
+
+
+def _statuses_before(connection: sa.Connection, values: Mapping[str, object]) -> None:
+    """In which status agents enter their windows. Only for those that were silent for long, all of the past is read."""
+    for name in ("recent_statuses", "without_status"):
+        execute(connection, "intervals", name, **values)
+    if connection.execute(statements("intervals")["count_left"]).scalar_one():
+        execute(connection, "intervals", "older_statuses", **values)
+    scratch.analyze(connection, scratch.statuses_before)
 
 
 def _bounds(connection: sa.Connection, warehouse: Warehouse) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from streaming.instants import EPOCH
 from warehouse.statements import statements
-from warehouse.windows import Window
+from warehouse.windows import Window, floor
 
 _OFFERED, _ANSWERED, _ABANDONED = "#9db4c8", "#1f5f8b", "#c8553d"
 INK, MUTED, GRID = "#22303c", "#5d6b78", "#dfe5ea"
@@ -23,7 +23,7 @@ _HOURS_SHOWN = timedelta(days=2)
 
 @dataclass(frozen=True, slots=True)
 class IntervalCounts:
-    """Sums of one interval over the chosen queues."""
+    """Sums of one interval, or of several that are drawn as one, over the chosen queues."""
 
     start: datetime
     minutes: int
@@ -66,11 +66,11 @@ def queue_summaries(connection: sa.Connection, window: Window) -> list[QueueSumm
 def offered_answered_png(
     connection: sa.Connection, window: Window, *, tenant_id: str | None = None, queue_id: str | None = None
 ) -> bytes:
-    """Offered and answered per interval, abandons below the line.
+    """Offered and answered per interval (up to two days), hour, day or week; abandons below the line.
 
     Args:
         connection: from :func:`warehouse.engine.reader`.
-        window: what to show; at most a few days stay readable.
+        window: what to show.
         tenant_id: only this tenant, else all together.
         queue_id: only this queue, else all together.
 
@@ -85,11 +85,14 @@ def offered_answered_png(
 def draw_counts(counts: Sequence[IntervalCounts], window: Window, whose: str) -> bytes:
     """Draw what :func:`interval_counts` gave; ``whose`` names tenant and queue in the title."""
     figure, axes = new_figure()
-    minutes = counts[0].minutes if counts else 15
+    bucket = bucket_of(window, max((count.minutes for count in counts), default=15))
+    counts = _merged(counts, bucket)
     totals = ", ".join(
         f"{sum(getattr(count, name) for count in counts):,} {name}" for name in ("offered", "answered", "abandoned")
     )
-    figure.text(0.012, 0.925, f"Contacts offered and answered per {minutes} min", size=14, color=INK, weight="bold")
+    figure.text(
+        0.012, 0.925, f"Contacts offered and answered per {length_text(bucket)}", size=14, color=INK, weight="bold"
+    )
     figure.text(0.012, 0.865, f"{whose} · {span_text(window)} UTC · {totals}", size=10, color=MUTED)
     if counts:
         _bars(axes, counts, narrow=window.end - window.start <= _HOURS_SHOWN)
@@ -102,6 +105,39 @@ def draw_counts(counts: Sequence[IntervalCounts], window: Window, whose: str) ->
     if not counts:
         axes.set_yticks([])
     return png_of(figure)
+
+
+def _merged(counts: Sequence[IntervalCounts], bucket: timedelta) -> list[IntervalCounts]:
+    """Sums per bucket, in order of time: a bar an interval would be thinner than a pixel in a window of weeks."""
+    minutes = bucket // timedelta(minutes=1)
+    merged: dict[datetime, IntervalCounts] = {}
+    for count in counts:
+        start = floor(count.start, minutes)
+        sums = merged.get(start, IntervalCounts(start, minutes, 0, 0, 0))
+        merged[start] = replace(
+            sums,
+            offered=sums.offered + count.offered,
+            answered=sums.answered + count.answered,
+            abandoned=sums.abandoned + count.abandoned,
+        )
+    return list(merged.values())
+
+
+def bucket_of(window: Window, interval_minutes: int) -> timedelta:
+    """Width of a bar: so that a window of up to half a year has at most some 200."""
+    length = window.end - window.start
+    if length <= _HOURS_SHOWN:
+        return timedelta(minutes=interval_minutes)
+    if length <= timedelta(days=8):
+        return timedelta(hours=1)
+    return timedelta(days=1) if length <= timedelta(days=200) else timedelta(days=7)
+
+
+def length_text(bucket: timedelta) -> str:
+    """What a bar is: 15 min, hour, day, week."""
+    if bucket >= timedelta(days=1):
+        return "day" if bucket == timedelta(days=1) else "week"
+    return "hour" if bucket == timedelta(hours=1) else f"{bucket // timedelta(minutes=1)} min"
 
 
 def new_figure() -> tuple[Any, Any]:
@@ -123,7 +159,9 @@ def new_figure() -> tuple[Any, Any]:
 
 
 def png_of(figure: Any) -> bytes:
-    """The figure as a PNG."""
+    """The figure as a PNG, its texts as they are: ids and names come from vendors, and ``$`` begins no formula."""
+    for text in figure.findobj(import_module("matplotlib.text").Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)  # without a display: the Agg canvas
     return buffer.getvalue()

@@ -7,6 +7,11 @@ import sqlalchemy as sa
 from warehouse.errors import QualityError
 from warehouse.statements import statements
 
+_REMEDIES = {
+    "wfm_intervals.one_grid": "after a change of warehouse.interval_minutes run load-wfm-intervals once over all days "
+    "with events: start before the first of them, end after the last cell",
+}
+
 
 def check(connection: sa.Connection, group: str, **values: object) -> None:
     """Run the rules ``<group>.<rule>`` of ``sql/rules.sql``; each counts what breaks it.
@@ -20,5 +25,6 @@ def check(connection: sa.Connection, group: str, **values: object) -> None:
         bound = {key: values[key] for key in statement._bindparams}
         broken = connection.execute(statement, bound).scalar_one()
         if broken:
-            msg = f"rule {name}: {broken} breaches; the load was undone, see warehouse/sql/rules.sql for the rule"
+            remedy = _REMEDIES.get(name, "see warehouse/sql/rules.sql for the rule")
+            msg = f"rule {name}: {broken} breaches; the load was undone, {remedy}"
             raise QualityError(msg, rule=name)

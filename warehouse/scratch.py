@@ -7,10 +7,29 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import DDLCompiler
 
 from warehouse import tables
+from warehouse.statements import statements
 
 _metadata = MetaData()
+
+
+class CreateView(sa.schema.ExecutableDDLElement):
+    """A temporary view under a temporary table's name; ``select`` is SQL without parameters."""
+
+    inherit_cache = False
+
+    def __init__(self, table: Table, select: str) -> None:
+        self.table = table
+        self.select = select
+
+
+@compiles(CreateView)
+def _create_view(element: CreateView, compiler: DDLCompiler, **_: object) -> str:
+    name = compiler.preparer.format_table(element.table)
+    return f"CREATE TEMPORARY VIEW {name} AS {element.select}"
 
 
 def _scratch(name: str, *columns: Column[str] | Column[int]) -> Table:
@@ -34,7 +53,10 @@ def _nullable_columns(table: Table, *names: str) -> list[Column[str] | Column[in
 
 
 staged_events = _scratch("staged_events", Column("staged_no", BigInteger), *_copy_of_events())
-"""Rows of a batch of landing files, typed. ``staged_no`` tells equal rows apart."""
+"""Rows of a batch of landing files, typed; on DuckDB a view of the files. ``staged_no`` tells equal rows apart."""
+
+passed_over = _scratch("passed_over", Column("staged_no", BigInteger))
+"""Staged rows that are not inserted: repeats of others, or of rows in ``events``; may repeat."""
 
 
 def staged_with(promoted: Sequence[Column[Any]]) -> Table:
@@ -64,6 +86,7 @@ queue_facts = _scratch(
     Column("talk_ms", BigInteger),
     Column("hold_ms", BigInteger),
     Column("acw_ms", BigInteger),
+    Column("left_ms", BigInteger),  # of a leg: when the agent left the conversation, before the wrap-up
 )
 """What completes at an instant, for the conversations in scope."""
 
@@ -90,6 +113,49 @@ agent_windows = _scratch(
     Column("to_ms", BigInteger),
 )
 """``agent_scope`` as windows that do not overlap, of agents that ever reported a status."""
+
+touched_events = _scratch(
+    "touched_events",
+    Column("vendor", Text),
+    Column("tenant_id", Text),
+    Column("agent_id", Text),
+    Column("event_type", Text),
+    Column("timestamp_ms", BigInteger),
+)
+"""What there is, and was, of the conversations in scope."""
+
+fresh_agents = _scratch(
+    "fresh_agents",
+    Column("vendor", Text),
+    Column("tenant_id", Text),
+    Column("agent_id", Text),
+    Column("from_ms", BigInteger),
+)
+"""Agents with a status that is new; unique."""
+
+statuses_before = _scratch(
+    "statuses_before",
+    Column("vendor", Text),
+    Column("tenant_id", Text),
+    Column("agent_id", Text),
+    Column("from_ms", BigInteger),
+    Column("agent_status", Text),
+    Column("timestamp_ms", BigInteger),
+    Column("event_id", Text),
+)
+"""Of windows in ``agent_windows`` the latest status before their start; unique by agent and ``from_ms``."""
+
+windows_left = _scratch(
+    "windows_left",
+    Column("vendor", Text),
+    Column("tenant_id", Text),
+    Column("agent_id", Text),
+    Column("from_ms", BigInteger),
+)
+"""Windows for which that is still to be found."""
+
+daily_scope = _scratch("daily_scope", Column("vendor", Text), Column("tenant_id", Text), Column("day_ms", BigInteger))
+"""Days of a tenant, epoch ms of their start, whose daily analytics are rebuilt; unique."""
 
 twin_scope = _scratch("twin_scope", Column("vendor", Text), Column("tenant_id", Text), Column("conversation_id", Text))
 """Conversations whose reconciled events are decided; unique."""
@@ -141,6 +207,27 @@ def renew(connection: sa.Connection, *wanted: Table) -> None:
     for table in wanted:
         drop(connection, table)
         table.create(connection, checkfirst=False)
+
+
+def is_view(connection: sa.Connection, table: Table) -> bool:
+    """Whether a temporary table's name is a view's."""
+    kind = sa.text("SELECT table_type FROM information_schema.tables WHERE table_name = :name")
+    return connection.execute(kind, {"name": table.name}).scalar() == "VIEW"
+
+
+def own_rows(connection: sa.Connection) -> None:
+    """Make ``staged_events`` a table, whose rows can be deleted and updated: on DuckDB it may be a view of files."""
+    if is_view(connection, staged_events):
+        for statement in ("own_rows", "drop_view", "rename"):
+            connection.execute(statements("landing")[statement])
+
+
+def drop_staged(connection: sa.Connection) -> None:
+    """Drop ``staged_events`` if it is there, whatever it is."""
+    if is_view(connection, staged_events):
+        connection.execute(statements("landing")["drop_view"])
+    else:
+        drop(connection, staged_events)
 
 
 def drop(connection: sa.Connection, *unwanted: Table) -> None:

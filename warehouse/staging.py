@@ -1,13 +1,16 @@
-"""Landing files into the temporary table ``staged_events``: the one step that differs between the engines.
+"""Landing files as ``staged_events``: the one step that differs between the engines.
 
-DuckDB reads Parquet in place. For PostgreSQL an embedded DuckDB reads the files with the same statement and its result
-goes through COPY as CSV, so both engines get the same typed rows.
+DuckDB reads Parquet in place: there it is a view of the files, and a row is written once, into ``events``. For
+PostgreSQL an embedded DuckDB reads the files with the same statement and its result goes through COPY as CSV into a
+temporary table, so both engines get the same typed rows.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -16,53 +19,127 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
+from schemas.canonical import RECOVERED_KEY
 from schemas.promoted import PromotedField
 from streaming.sink.landing import promoted_column
-from warehouse import scratch
+from warehouse import scratch, tables
 from warehouse.engine import Warehouse
 from warehouse.errors import StagingError, primary_message
 from warehouse.landing import LandingFile
-from warehouse.promoted import as_type, columns, pointer, promoted
-from warehouse.statements import statements
+from warehouse.promoted import as_type, column_names, columns, pointer, promoted
+from warehouse.statements import run, statements
 
+
+class _Dialect(duckdb_engine.Dialect):
+    _backslash_escapes = False  # in a string DuckDB takes a backslash for itself, PostgreSQL's dialect would double it
+
+
+_DUCKDB = _Dialect(paramstyle="numeric_dollar")
 _COPY_ROWS = 50_000  # rows of one COPY chunk: some 40 MB with payload and metadata
+_ALL = (-(2**63), 2**63 - 1)
+_KEYS = "metadata.key_value.key"
 
 
+@contextmanager
 def stage(
     connection: sa.Connection, warehouse: Warehouse, files: Sequence[LandingFile], bounds: tuple[int, int] | None = None
-) -> int:
-    """Fill ``staged_events`` anew.
+) -> Iterator[int]:
+    """``staged_events`` anew, until the block is left: then the files of a remote store are gone from the local disk.
+
+    On DuckDB a broken page shows only when a row is read. To change rows call :func:`warehouse.scratch.own_rows` first.
 
     Args:
-        connection: writer's connection, in a transaction.
-        warehouse: the warehouse, for the limits of the embedded DuckDB.
+        connection: writer's connection, outside a transaction.
+        warehouse: the warehouse, for its store and the limits of the embedded DuckDB.
         files: Files of the landing zone.
-        bounds: take only events with ``start_ms <= timestamp < end_ms``.
+        bounds: take only events with ``first <= timestamp <= last``.
 
-    Returns:
+    Yields:
         Rows staged.
 
     Raises:
         StagingError: a file can't be read, or the database failed.
     """
+    with ExitStack() as stack:
+        try:
+            paths = stack.enter_context(warehouse.store.here([file.name for file in files]))
+            with connection.begin():
+                rows = _stage(connection, warehouse, files, paths, bounds or _ALL)
+        except (sa.exc.DBAPIError, duckdb.Error, pa.ArrowException, psycopg.Error, OSError) as error:
+            raise staging_error(error, files) from None  # a trace would show the row that the cause holds
+        yield rows
+
+
+def insert_staged(connection: sa.Connection, fields: Sequence[PromotedField], load_id: int) -> None:
+    """Staged rows into ``events``: those not passed over whose id it does not have.
+
+    PostgreSQL's unique index, which each row asks anyway, tells what is known. DuckDB has none, see
+    :mod:`warehouse.tables.events`.
+    """
+    names = column_names(fields)
+    staged = sa.table(scratch.staged_events.name, *map(sa.column, ["staged_no", *names]))
+    is_passed_over = sa.exists().where(scratch.passed_over.c.staged_no == staged.c.staged_no)
+    # Plain columns: a value goes from column to column, and no type of SQLAlchemy's has a say.
+    rows = sa.select(*[staged.c[name] for name in names], sa.literal(load_id)).where(~is_passed_over)
+    into = sa.table(tables.events.name, *map(sa.column, [*names, "load_id"]))
+    if connection.dialect.name == "duckdb":
+        run(connection, "events", "pass_over_known")
+        connection.execute(sa.insert(into).from_select([*names, "load_id"], rows))
+    else:
+        scratch.analyze(connection, scratch.passed_over)
+        insert = postgresql.insert(into).from_select([*names, "load_id"], rows)
+        connection.execute(insert.on_conflict_do_nothing(index_elements=["event_id"]))
+
+
+def staging_error(error: Exception, files: Sequence[LandingFile]) -> StagingError:
+    """What to raise when files could not be read, without a row's content."""
+    msg = f"{len(files)} landing files could not be staged: {type(error).__name__}: {primary_message(error)}"
+    return StagingError(msg)
+
+
+def _stage(
+    connection: sa.Connection,
+    warehouse: Warehouse,
+    files: Sequence[LandingFile],
+    paths: Sequence[Path],
+    bounds: tuple[int, int],
+) -> int:
     fields = promoted(connection)
-    staged = scratch.staged_with(columns(fields))
-    scratch.renew(connection, staged)
-    low, high = bounds or (-(2**63), 2**63 - 1)
     select = _select(fields, {field.name for field in fields if _is_typed(field, files)})
-    try:
-        with warehouse.store.here([file.name for file in files]) as paths:
-            values = {"files": [str(path) for path in paths], "low": low, "high": high}
-            if connection.dialect.name == "duckdb":
-                connection.execute(sa.insert(staged).from_select(staged.c.keys(), select), values)
-            else:
-                _copy(connection, warehouse, select, values)
-    except (sa.exc.DBAPIError, duckdb.Error, pa.ArrowException, psycopg.Error, OSError) as error:
-        msg = f"{len(files)} landing files could not be staged: {type(error).__name__}: {primary_message(error)}"
-        raise StagingError(msg) from None  # a trace would show the row that the cause holds
+    values = {"files": [str(path) for path in paths], "low": bounds[0], "high": bounds[1]}
+    scratch.drop_staged(connection)
+    scratch.renew(connection, scratch.passed_over)
+    if connection.dialect.name == "duckdb":
+        for name in ("set_files", "set_low", "set_high"):
+            run(connection, "landing", name, **values)
+        connection.execute(scratch.CreateView(scratch.staged_events, select))
+        if _recovered(paths):
+            scratch.own_rows(connection)
+    else:
+        scratch.staged_with(columns(fields)).create(connection, checkfirst=False)
+        _copy(connection, warehouse, select, values)
     return int(connection.execute(sa.select(sa.func.count()).select_from(scratch.staged_events)).scalar_one())
+
+
+def _recovered(paths: Sequence[Path]) -> bool:
+    """Whether an event may have been reconciled: such are moved. The keys take a tenth of the time of the maps."""
+    wanted = pa.scalar(RECOVERED_KEY)
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                keys = file.read_row_group(group, columns=[_KEYS]).column(0)
+                if pc.index(_flat(keys), wanted).as_py() >= 0:
+                    return True
+    return False
+
+
+def _flat(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The keys of maps that were read without their values, which Arrow gives as lists of structs."""
+    return pa.chunked_array([pc.struct_field(pc.list_flatten(chunk), 0) for chunk in keys.chunks], pa.string())
 
 
 def _is_typed(field: PromotedField, files: Sequence[LandingFile]) -> bool:
@@ -71,7 +148,7 @@ def _is_typed(field: PromotedField, files: Sequence[LandingFile]) -> bool:
     return bool(types) and all(type_ == promoted_column(field).type for type_ in types)
 
 
-def _select(fields: Sequence[PromotedField], typed: set[str]) -> sa.Select[Any]:
+def _select(fields: Sequence[PromotedField], typed: set[str]) -> str:
     """The landing rows, and of each promoted field the typed column, if it is one, else what the metadata says."""
     own = [sa.column(column.name, column.type) for column in scratch.staged_events.c]
     further: list[sa.ColumnClause[Any]] = [sa.column(name) for name in typed]
@@ -83,13 +160,11 @@ def _select(fields: Sequence[PromotedField], typed: set[str]) -> sa.Select[Any]:
         if field.name in typed:
             value = sa.func.coalesce(landed.c[field.name], value)
         values.append(value.label(field.name))
-    return sa.select(*[landed.c[column.name] for column in own], *values)
+    select = sa.select(*[landed.c[column.name] for column in own], *values)
+    return str(select.compile(dialect=_DUCKDB, compile_kwargs={"literal_binds": True}))
 
 
-def _copy(connection: sa.Connection, warehouse: Warehouse, select: sa.Select[Any], values: dict[str, Any]) -> None:
-    compiled = select.compile(dialect=duckdb_engine.Dialect(paramstyle="numeric_dollar"))
-    bound = {**compiled.params, **values}
-    parameters = [bound[name] for name in compiled.positiontup or ()]
+def _copy(connection: sa.Connection, warehouse: Warehouse, select: str, values: dict[str, Any]) -> None:
     options = pa_csv.WriteOptions(include_header=False)
     copy_rows = connection.connection.cursor().copy
     with (
@@ -97,7 +172,10 @@ def _copy(connection: sa.Connection, warehouse: Warehouse, select: sa.Select[Any
         copy_rows("COPY staged_events FROM STDIN (FORMAT csv)") as copy,
     ):
         parquet.execute("SET TimeZone = 'UTC'")
-        for batch in parquet.sql(compiled.string, params=parameters).to_arrow_reader(_COPY_ROWS):
+        for name in ("set_files", "set_low", "set_high"):
+            statement = statements("landing")[name].compile(dialect=_DUCKDB)
+            parquet.execute(str(statement), [values[key] for key in statement.positiontup or ()])
+        for batch in parquet.sql(select).to_arrow_reader(_COPY_ROWS):
             buffer = io.BytesIO()
             pa_csv.write_csv(_without_nul(batch), buffer, options)
             copy.write(buffer.getbuffer())

@@ -23,8 +23,11 @@ _SCRATCH = (scratch.twin_scope, scratch.twin_pushed, scratch.twin_members, scrat
 
 
 def take_reconciled(connection: sa.Connection, staged: sa.Table, fields: Sequence[PromotedField], load_id: int) -> None:
-    """Move reconciled events from ``staged_events`` to ``reconciled_events``, before repeats are dropped."""
-    if not _count(connection, "staged", mark=_MARK):
+    """Move reconciled events from ``staged_events`` to ``reconciled_events``, before repeats are passed over.
+
+    A view has none: files that may have some are staged as rows.
+    """
+    if scratch.is_view(connection, scratch.staged_events) or not _count(connection, "staged", mark=_MARK):
         return
     execute(connection, "twins", "note_again", load_id=load_id, mark=_MARK)
     connection.execute(_note(staged, fields, load_id))
@@ -42,7 +45,7 @@ def _note(staged: sa.Table, fields: Sequence[PromotedField], load_id: int) -> sa
 
 def give_way(connection: sa.Connection) -> None:
     """Delete reconciled rows from ``events`` whose very id was staged as a pushed event, before that is inserted."""
-    if _count(connection, "same_ids"):
+    if _count(connection, "kept") and _count(connection, "same_ids"):
         execute(connection, "twins", "replace_same_ids")
 
 

@@ -54,6 +54,19 @@ class Window:
         for name, instant in (("start", self.start), ("end", self.end)):
             require_grid(instant, interval_minutes, name)
 
+    def require_begun(self, now: datetime) -> None:
+        """Check that something of the window can have happened.
+
+        Args:
+            now: aware.
+
+        Raises:
+            WindowError: it lies in the future.
+        """
+        if self.start >= now:
+            msg = f"start is {self.start.isoformat()}, in the future: give one before now, {now.isoformat()}"
+            raise WindowError(msg)
+
     def widened(self, interval_minutes: int) -> Window:
         """The smallest window on the grid that holds this one."""
         return Window(floor(self.start, interval_minutes), ceil(self.end, interval_minutes))

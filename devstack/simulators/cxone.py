@@ -9,6 +9,8 @@
 - ``GET /inContactAPI/services/v30.0/contacts/completed?updatedSince&until&fields&skip&top``: contacts that ended in
   [updatedSince, lastPollTime), whatever became of their webhooks; ``contacts/state-history``: their states that began
   there. Pages and scope as above; see :mod:`devstack.simulators.contacts`.
+- ``GET /inContactAPI/services/v30.0/skills?fields&skip&top`` and ``…/agents``: see
+  :mod:`devstack.simulators.directory`.
 - Requests to ``/inContactAPI`` above the rate limit get 429 without ``Retry-After``.
 - ``/control``: see :mod:`devstack.simulators.control`.
 
@@ -33,6 +35,7 @@ from devstack.simulators.agents import status_changes
 from devstack.simulators.contacts import Skew, completed_contacts, contact_states
 from devstack.simulators.control import Control, RefusalMiddleware, Start
 from devstack.simulators.cxone_events import AGENT_STATE, EVENTS, message, of_call
+from devstack.simulators.directory import cxone_agents, cxone_skills
 from devstack.simulators.keyset import key_set
 from devstack.simulators.misbehaviour import Misbehaviour, Orders
 from devstack.simulators.oauth import Client, TokenIssuer, client_scopes
@@ -92,6 +95,8 @@ def make(arguments: argparse.Namespace) -> Simulator:
         "agents/state-history": agent_states(status_changes(calls), replay.clock, pages).endpoint,
         "contacts/completed": completed_contacts(calls, replay.clock, pages, skew).endpoint,
         "contacts/state-history": contact_states(calls, replay.clock, pages, skew).endpoint,
+        "skills": cxone_skills(calls, pages).endpoint,
+        "agents": cxone_agents(calls, pages).endpoint,
     }
     rate = RateLimit(arguments.rest_per_minute, says_when=False)
     api_refused: Counter[str] = Counter()

@@ -4,9 +4,10 @@
 - ``GET /stream?topics=conversation,routing,interaction``: server-sent events, scope ``streaming:read``.
   ``Last-Event-ID`` resumes after that event; without it the stream begins at the first event of the replay. 401 bad
   token, 403 scope missing, 400 unknown topic, 412 ``cursor.unknown`` for a cursor that this process never gave.
-- ``POST /api/v2/analytics/conversations/details/query``, ``POST /api/v2/analytics/users/details/query`` and
-  ``GET /api/v2/users``: scope ``conversation:view``. See :mod:`devstack.simulators.details` and
-  :mod:`devstack.simulators.users`. Analytics requests above the rate limit get 429 with ``Retry-After``.
+- ``POST /api/v2/analytics/conversations/details/query``, ``POST /api/v2/analytics/users/details/query``,
+  ``GET /api/v2/users`` and ``GET /api/v2/routing/queues``: scope ``conversation:view``. See
+  :mod:`devstack.simulators.details`, :mod:`devstack.simulators.users` and :mod:`devstack.simulators.directory`.
+  Analytics requests above the rate limit get 429 with ``Retry-After``.
 - ``POST /api/v2/notifications/channels``, ``DELETE …/{id}``, ``PUT`` and ``POST …/{id}/subscriptions``: scope
   ``integration:write``; ``/channels/{id}``: a channel's WebSocket. See :mod:`devstack.simulators.notifications` and
   :mod:`devstack.simulators.sockets`.
@@ -30,6 +31,7 @@ from starlette.types import Receive, Scope, Send
 from devstack.simulators.agents import status_changes
 from devstack.simulators.control import Control, RefusalMiddleware, problem
 from devstack.simulators.details import ConversationDetails
+from devstack.simulators.directory import GenesysQueues
 from devstack.simulators.eventlog import Entry, EventLog, EventStream, UnknownCursorError
 from devstack.simulators.genesys_events import STREAMS, of_call, of_status, render, stream_of
 from devstack.simulators.misbehaviour import Misbehaviour, Orders
@@ -140,6 +142,7 @@ def make(arguments: argparse.Namespace) -> Simulator:
         Route("/login/oauth/token", issuer.endpoint, methods=["POST"]),
         Route("/stream", StreamEndpoint(issuer, {arguments.tenant: log}), methods=["GET"]),
         *_rest(issuer, rate, details, users),
+        Route("/api/v2/routing/queues", issuer.guard(VIEW_SCOPE, GenesysQueues(calls, pages).listing), methods=["GET"]),
         *_channels(issuer, notifications),
         WebSocketRoute("/channels/{channel_id}", ChannelSocket(notifications, log).endpoint),
         control.mount(),

@@ -93,9 +93,11 @@ def clean_up(store: Store, grace: timedelta) -> list[str]:
             deleted.append(entry.name)
     counting = {file.name for file in manifest.files}
     for entry in store.entries(COMPACTED):
-        if entry.name not in counting and entry.modified < before and not entry.name.startswith(f"{MANIFESTS}/"):
+        if entry.name in counting or entry.name.startswith(f"{MANIFESTS}/"):
+            continue
+        if manifest.covered.get(entry.name, entry.modified.timestamp()) < before.timestamp():
             store.delete(entry.name)
-            log.info("file of a compaction that did not end deleted", file=entry.name)
+            log.info("file that expired, or of a compaction that did not end, deleted", file=entry.name)
     store.remove_orphans(COMPACTED, "", before)
     remove_old_manifests(store, before)
     return deleted
@@ -137,7 +139,7 @@ def compact(
         step = _compacted(store, names, number, limits=limits, scratch=scratch, lasts=lasts)
         if step is None:
             continue
-        covered = {name: at for name, at in manifest.covered.items() if name in there}
+        covered = {name: at for name, at in manifest.covered.items() if name in there or name in held}
         covered |= dict.fromkeys(step.sources, datetime.now(UTC).timestamp())
         manifest = replace(
             manifest,

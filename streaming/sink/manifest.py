@@ -58,7 +58,8 @@ class Manifest:
     Attributes:
         number: 0, 0 before the first compaction.
         files: Compacted files that count.
-        covered: Raw files whose rows they hold and that are not deleted yet, with the epoch seconds since when.
+        covered: Files that count no longer and are not deleted yet, with the epoch seconds since when: raw ones whose
+            rows the compacted ones hold, and those that have expired.
         offsets: Last offset in compacted files, by Kafka cluster, incarnation of a topic and partition.
     """
 

@@ -16,7 +16,8 @@ from streaming.state import open_state
 
 log = structlog.get_logger()
 
-_LEASE = "landing/compaction"
+LEASE = "landing/compaction"
+"""Whoever holds it may replace and delete landing files, and nobody else."""
 
 
 class Compaction(NamedTuple):
@@ -51,14 +52,14 @@ def run_compaction(settings: Settings, before: date, limits: Limits | None = Non
     scratch = settings.data_dir / "scratch"
     engine = open_state(settings.state_url)
     ttl = settings.state.lease_ttl_seconds
-    keeper = LeaseKeeper(engine, [_LEASE], ttl=ttl)
+    keeper = LeaseKeeper(engine, [LEASE], ttl=ttl)
     keeper.start()
     try:
         # A holder that was killed counts as silent only after the time to live, seen from here.
         if keeper.wait_for_any(3 * ttl) is None:
             log.info("another process compacts the landing zone")
             return None
-        epoch = keeper.held()[_LEASE]
+        epoch = keeper.held()[LEASE]
         shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
         deleted = clean_up(store, timedelta(hours=settings.sink.compact_grace_hours))
         steps = compact(
@@ -67,7 +68,7 @@ def run_compaction(settings: Settings, before: date, limits: Limits | None = Non
             before,
             limits=limits or Limits(min_rows=settings.sink.compact_min_rows),
             scratch=scratch,
-            is_ours=lambda: keeper.epoch(_LEASE) == epoch,
+            is_ours=lambda: keeper.epoch(LEASE) == epoch,
         )
         return Compaction(list(steps), deleted)
     finally:

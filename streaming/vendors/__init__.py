@@ -1,8 +1,9 @@
 """One package a vendor: ``streaming/vendors/{vendor}/`` beside ``schemas/fieldmaps/{vendor}.toml``.
 
 A package gives ``CONNECTION``, the model of its tenants' ``connection`` section, ``OPTIONS``, the model of
-``[vendors.{vendor}]`` which is for all of them together, ``SERVICES``, its long-running services by name, and
-``REPLAY``, how a tenant's dead letters are normalised again.
+``[vendors.{vendor}]`` which is for all of them together, ``SERVICES``, its long-running services by name,
+``REPLAY``, how a tenant's dead letters are normalised again, and ``DIRECTORY``, which reads a tenant's queues and
+agents.
 """
 
 from __future__ import annotations

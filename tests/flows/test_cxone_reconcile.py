@@ -97,7 +97,7 @@ def test_one_tenant_that_fails_does_not_stop_the_others(
     refusing.status = 403
     try:
         north, south = add_tenant("north", refusing.url), add_tenant("south", vendor.url)
-        with pytest.raises(ReconcileFailedError, match=f"1 of 2 tenants not reconciled: {north}.*event:read"):
+        with pytest.raises(ReconcileFailedError, match=f"1 of 2 tenants not reconciled: cxone/{north}: .*event:read"):
             cxone_reconcile.fn()
     finally:
         refusing.close()

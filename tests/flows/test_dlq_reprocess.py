@@ -106,7 +106,8 @@ def test_a_wrong_fix_up_of_one_tenant_does_not_stop_the_others(tenants: Tenants,
     south, west = tenants.add("south"), tenants.add("west")
     south.put(renamed(1))
     west.put(cxone("CALL_STARTED"))
-    with pytest.raises(ReprocessFailedError, match=f"1 of 2 tenants not done: {west.tenant.tenant_id}: fixups: fix-up"):
+    name = f"{west.tenant.vendor}/{west.tenant.tenant_id}"
+    with pytest.raises(ReprocessFailedError, match=f"1 of 2 tenants not done: {name}: fixups: fix-up"):
         dlq_reprocess.fn(fixups=[RENAME], dry_run=False)
     assert (len(south.events()), west.events()) == (1, [])
     assert {row["tenant"] for row in shown.tables["dlq-reprocess"]} == {south.tenant.tenant_id}

@@ -106,7 +106,7 @@ def test_a_load_runs_by_arrival_and_for_a_window_and_shows_what_it_did(server: S
     assert server.state(run_id) == "COMPLETED", server.http.get(f"/flow_runs/{run_id}").json()["state"]
     artifacts = server.http.post("/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [run_id]}}}).json()
     shown = {artifact["key"]: artifact["data"] for artifact in artifacts}
-    assert shown.keys() == {"load-wfm-intervals", "offered-answered", "queues"}
+    assert shown.keys() == {"load-wfm-intervals", "offered-answered", "service-level", "occupancy", "queues"}
     assert "data:image/png;base64," in shown["offered-answered"]
 
 

@@ -123,6 +123,7 @@ _KEYS = {
     "agent_interval_metrics": "vendor, tenant_id, agent_id, interval_start",
     "load_runs": "load_id",
     "landed_files": "name",
+    "retention_runs": "run_id, dataset",
 }
 
 

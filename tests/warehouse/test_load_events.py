@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from schemas.canonical import EventType
+from streaming.sink.landing import SCHEMA
 from tests.warehouse.events import at, event, everything, land, numbered, queued, table
 from warehouse.engine import Warehouse, writer
 from warehouse.errors import QualityError, StagingError, WarehouseBusyError
@@ -147,6 +148,24 @@ def test_a_broken_file_is_named_and_set_aside_and_the_rest_loads(
     rows = {row["name"]: row for row in table(warehouse, "landed_files")}
     assert rows[bad.relative_to(warehouse.landing_dir).as_posix()]["status"] == "quarantined"
     assert load_events(warehouse, run_id="r").quarantined == ()
+
+
+def test_a_page_that_shows_to_be_broken_only_when_rows_are_inserted(warehouse: Warehouse) -> None:
+    land(warehouse.landing_dir, queued("09:00:00", "c1"))
+    bad = land(warehouse.landing_dir, queued("09:00:01", "c2"))
+    values = pq.read_metadata(bad).row_group(0).column(SCHEMA.names.index("payload") + 1)
+    assert values.path_in_schema == "payload.key_value.value"
+    content = bytearray(bad.read_bytes())
+    content[values.data_page_offset : values.data_page_offset + values.total_compressed_size] = bytes(
+        values.total_compressed_size
+    )
+    bad.write_bytes(content)
+
+    result = load_events(warehouse, run_id="r")
+
+    assert (result.rows, result.files, len(result.quarantined)) == (1, 1, 1)
+    assert [row["conversation_id"] for row in table(warehouse, "events")] == ["c1"]
+    assert _ledger(warehouse) == [("events", "succeeded", 1)]
 
 
 def test_a_failure_to_stage_shows_no_event(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from datetime import timedelta
 
 from matplotlib.image import imread
 
 from tests.warehouse.events import abandoned, assigned, at, handled, land, queued
 from warehouse.engine import Warehouse, publish_read_copy, reader
+from warehouse.failures import draw_failures
+from warehouse.heat_map import Cells, draw_heat_map
+from warehouse.interval_panels import Bar, Panel, panels_png
+from warehouse.late_arrivals import Arrivals, draw_arrivals
 from warehouse.load_events import load_events
 from warehouse.load_intervals import load_wfm_intervals
-from warehouse.pictures import IntervalCounts, interval_counts, offered_answered_png, queue_summaries
+from warehouse.pictures import IntervalCounts, draw_counts, interval_counts, offered_answered_png, queue_summaries
 from warehouse.windows import Window
 
 DAY = Window(at("00:00:00"), at("00:00:00", day=5))
+
+
+# What matplotlib would read as a formula, a wrong one.
+ODD = r"$\frac$ _{"
 
 
 def _load(warehouse: Warehouse) -> None:
@@ -50,6 +60,31 @@ def test_the_picture_shows_the_counts(warehouse: Warehouse) -> None:
     red = (full[..., 0] > 0.7) & (full[..., 1] < 0.4)  # the colour of abandons
     assert red[300:].sum() > 1000
     assert not ((nothing[..., 0] > 0.7) & (nothing[..., 1] < 0.4)).any()
+
+
+def test_a_long_window_has_bars_of_days(warehouse: Warehouse) -> None:
+    _load(warehouse)
+    with reader(warehouse) as connection:
+        counts = interval_counts(connection, DAY)
+    weeks = Window(at("00:00:00"), at("00:00:00", day=31))
+    day = [IntervalCounts(at("00:00:00"), 24 * 60, 2, 1, 1)]
+    assert draw_counts(counts, weeks, "all") == draw_counts(day, weeks, "all") != draw_counts(counts, DAY, "all")
+
+
+def test_ids_are_shown_as_they_are() -> None:
+    counts = [IntervalCounts(at("00:00:00"), 15, 2, 1, 1)]
+    panel = Panel(ODD, ODD, [Bar(at("09:00:00"), 0.5, little=False)])
+    failures = {ODD: {at("09:00:00"): 1}}
+    arrivals = Arrivals({ODD: Counter({100: 1})}, 0, 1, 1, 1)
+    cells: Cells = [[1.0] * 24] * 7
+    draw = (
+        lambda: draw_counts(counts, DAY, ODD),
+        lambda: panels_png([panel], DAY, timedelta(hours=1), title=ODD, subtitle=ODD, little=ODD),
+        lambda: draw_failures(failures, DAY),
+        lambda: draw_arrivals(arrivals, DAY),
+        lambda: draw_heat_map(cells, DAY, ODD),
+    )
+    assert all(picture().startswith(b"\x89PNG") for picture in draw)
 
 
 def test_sums_and_rates_of_each_queue(warehouse: Warehouse) -> None:

@@ -26,7 +26,8 @@ def test_migrations_lead_to_the_tables_as_defined(warehouse: Warehouse) -> None:
                 {"name": table.name},
             ).all()
             kinds = {"text": "text", "varchar": "text", "character varying": "text", "bigint": "big_integer"}
-            kinds |= {"integer": "integer", "timestamp with time zone": "datetime", "date": "date"}
+            kinds |= {"integer": "integer", "boolean": "boolean", "date": "date"}
+            kinds |= {"timestamp with time zone": "datetime"}
             assert [(name, kinds[kind.lower()], null == "YES") for name, kind, null in found] == [
                 (column.name, column.type.__visit_name__, bool(column.nullable)) for column in table.columns
             ]

@@ -1,13 +1,21 @@
 -- What completed when, for the conversations in conversation_scope: the source of queue cells, agents' handled and
 -- conversation rows. A function of the set of events, whatever the order in which they arrived.
 
+-- name: span
+-- Between which instants those conversations' events lie: there the facts are looked for, on DuckDB by skipping the rest.
+SELECT min(e.timestamp_ms) AS first_ms, max(e.timestamp_ms) AS last_ms
+FROM events e
+JOIN conversation_scope c
+  ON c.vendor = e.vendor AND c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
+WHERE e.timestamp IS NOT NULL
+
 -- name: insert
 -- Ties of time are broken by event_id; a queue entry comes before an answer, a leg before its wrap-up.
 -- Wait: the vendor's, else from the latest entry of that conversation into that queue, else NULL (unknown).
 -- A leg's wrap-up: the first at or after it, of the same agent and queue, before the agent's next leg in that queue.
 INSERT INTO queue_facts (
     vendor, tenant_id, conversation_id, kind, at_ms, event_id, queue_id, agent_id, media_type, outcome, wait_ms, talk_ms,
-    hold_ms, acw_ms
+    hold_ms, acw_ms, left_ms
 )
 WITH ordered AS (
     SELECT
@@ -37,6 +45,7 @@ WITH ordered AS (
       ON c.vendor = e.vendor AND c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
     WHERE e.timestamp IS NOT NULL
       AND e.event_type LIKE 'conversation.%'
+      AND e.timestamp_ms >= :first_ms AND e.timestamp_ms <= :last_ms
 ),
 wrapups AS (
     SELECT
@@ -63,7 +72,7 @@ queue_exits AS (
 )
 SELECT
     vendor, tenant_id, conversation_id, 'offered', timestamp_ms, event_id, queue_id, NULL, media_type, NULL,
-    CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT)
+    CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT)
 FROM ordered
 WHERE event_type = 'conversation.queued'
 UNION ALL
@@ -80,7 +89,7 @@ SELECT
         WHEN 'conversation.abandoned' THEN 'ABANDON'
         ELSE coalesce(outcome, 'FLOW_OUT')
     END,
-    known_wait_ms, NULL, NULL, NULL
+    known_wait_ms, NULL, NULL, NULL, NULL
 FROM queue_exits
 UNION ALL
 SELECT
@@ -88,7 +97,8 @@ SELECT
     h.agent_id, h.media_type, NULL, NULL,
     CASE WHEN h.talk_ms > 0 THEN h.talk_ms ELSE 0 END,
     CASE WHEN h.hold_ms > 0 THEN h.hold_ms ELSE 0 END,
-    CASE WHEN w.acw_ms > 0 THEN w.acw_ms ELSE 0 END
+    CASE WHEN w.acw_ms > 0 THEN w.acw_ms ELSE 0 END,
+    h.timestamp_ms
 FROM ordered h
 LEFT JOIN first_wrapups w
   ON w.vendor = h.vendor AND w.tenant_id = h.tenant_id AND w.conversation_id = h.conversation_id

@@ -1,64 +1,68 @@
 -- Queue and agent cells. Two scopes say what is rebuilt: queue_scope (tenant, interval) and agent_windows.
 
 -- name: touch_conversations
--- Conversations with events that no load of intervals has seen.
+-- Conversations with events that no load of intervals has seen. This and the touch statements below have a twin by whole
+-- days, days_touched of export.sql: who changes one changes the other.
 INSERT INTO conversation_scope (vendor, tenant_id, conversation_id)
 SELECT DISTINCT e.vendor, e.tenant_id, e.conversation_id
 FROM events e
 WHERE e.load_id > :through AND e.load_id <= :newest AND e.conversation_id IS NOT NULL
 
--- name: touch_queues
--- Every interval in which such a conversation has, or had, something completed: all metrics fall at an event's time.
--- Had: a reconciled event may have left events since, for the webhook that came after all.
-INSERT INTO queue_scope (vendor, tenant_id, interval_ms)
-SELECT e.vendor, e.tenant_id, e.timestamp_ms - mod(e.timestamp_ms, :step_ms)
+-- name: touched_events
+-- All their events, read once: on DuckDB to find some conversations takes a look at each row.
+INSERT INTO touched_events (vendor, tenant_id, agent_id, event_type, timestamp_ms)
+SELECT e.vendor, e.tenant_id, e.agent_id, e.event_type, e.timestamp_ms
 FROM events e
 JOIN conversation_scope c
   ON c.vendor = e.vendor AND c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
 WHERE e.timestamp IS NOT NULL AND e.timestamp_ms < :horizon_ms
-UNION
-SELECT r.vendor, r.tenant_id, r.timestamp_ms - mod(r.timestamp_ms, :step_ms)
+UNION ALL
+-- A reconciled event may have left events since, for the webhook that came after all: its cells change too.
+SELECT r.vendor, r.tenant_id, r.agent_id, r.event_type, r.timestamp_ms
 FROM reconciled_events r
 JOIN conversation_scope c
   ON c.vendor = r.vendor AND c.tenant_id = r.tenant_id AND c.conversation_id = r.conversation_id
 WHERE r.timestamp IS NOT NULL AND r.timestamp_ms < :horizon_ms
 
+-- name: touch_queues
+-- Every interval in which such a conversation has, or had, something completed: all metrics fall at an event's time.
+INSERT INTO queue_scope (vendor, tenant_id, interval_ms)
+SELECT DISTINCT t.vendor, t.tenant_id, t.timestamp_ms - mod(t.timestamp_ms, :step_ms)
+FROM touched_events t
+
 -- name: touch_agents_by_legs
 INSERT INTO agent_scope (vendor, tenant_id, agent_id, interval_ms)
-SELECT e.vendor, e.tenant_id, e.agent_id, e.timestamp_ms - mod(e.timestamp_ms, :step_ms)
+SELECT DISTINCT t.vendor, t.tenant_id, t.agent_id, t.timestamp_ms - mod(t.timestamp_ms, :step_ms)
+FROM touched_events t
+WHERE t.agent_id IS NOT NULL AND t.event_type IN ('conversation.handled', 'conversation.wrapup')
+
+-- name: fresh_agents
+-- Agents with a status that is new, and the earliest such before the horizon, if there is one.
+INSERT INTO fresh_agents (vendor, tenant_id, agent_id, from_ms)
+SELECT
+    e.vendor, e.tenant_id, e.agent_id,
+    min(CASE WHEN e.timestamp IS NOT NULL AND e.timestamp_ms < :horizon_ms THEN e.timestamp_ms END)
 FROM events e
-JOIN conversation_scope c
-  ON c.vendor = e.vendor AND c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id
-WHERE e.timestamp IS NOT NULL AND e.timestamp_ms < :horizon_ms AND e.agent_id IS NOT NULL
-  AND e.event_type IN ('conversation.handled', 'conversation.wrapup')
-UNION
-SELECT r.vendor, r.tenant_id, r.agent_id, r.timestamp_ms - mod(r.timestamp_ms, :step_ms)
-FROM reconciled_events r
-JOIN conversation_scope c
-  ON c.vendor = r.vendor AND c.tenant_id = r.tenant_id AND c.conversation_id = r.conversation_id
-WHERE r.timestamp IS NOT NULL AND r.timestamp_ms < :horizon_ms AND r.agent_id IS NOT NULL
-  AND r.event_type IN ('conversation.handled', 'conversation.wrapup')
+WHERE e.load_id > :through AND e.load_id <= :newest AND e.event_type = 'agent.status_changed' AND e.agent_id IS NOT NULL
+GROUP BY e.vendor, e.tenant_id, e.agent_id
+
+-- name: earliest_fresh
+SELECT count(*) AS agents, min(from_ms) AS from_ms FROM fresh_agents
 
 -- name: touch_agents_by_status
 -- A status that is new changes the time from it to the agent's next status, as known now, and no other. Where it no
 -- longer lasts there are no new cells, but OFF_QUEUE may have lasted, or last now, in those that exist.
 INSERT INTO agent_scope (vendor, tenant_id, agent_id, interval_ms)
-WITH fresh AS (
-    SELECT e.vendor, e.tenant_id, e.agent_id, min(e.timestamp_ms) AS from_ms
-    FROM events e
-    WHERE e.load_id > :through AND e.load_id <= :newest AND e.event_type = 'agent.status_changed'
-      AND e.agent_id IS NOT NULL AND e.timestamp IS NOT NULL AND e.timestamp_ms < :horizon_ms
-    GROUP BY e.vendor, e.tenant_id, e.agent_id
-),
-timeline AS (
+WITH timeline AS (
     SELECT
         e.vendor, e.tenant_id, e.agent_id, e.timestamp_ms, e.load_id,
         lead(e.timestamp_ms) OVER (
             PARTITION BY e.vendor, e.tenant_id, e.agent_id ORDER BY e.timestamp_ms, e.event_id
         ) AS next_ms
     FROM events e
-    JOIN fresh f ON f.vendor = e.vendor AND f.tenant_id = e.tenant_id AND f.agent_id = e.agent_id
+    JOIN fresh_agents f ON f.vendor = e.vendor AND f.tenant_id = e.tenant_id AND f.agent_id = e.agent_id
     WHERE e.event_type = 'agent.status_changed' AND e.timestamp IS NOT NULL AND e.timestamp_ms >= f.from_ms
+      AND e.timestamp_ms >= :fresh_ms
 ),
 changed AS (
     SELECT
@@ -86,11 +90,14 @@ WHERE c.to_ms > c.from_ms + :longest_ms
 -- An agent's first status ever makes the legs that were there before it count in cells.
 INSERT INTO agent_scope (vendor, tenant_id, agent_id, interval_ms)
 WITH first_seen AS (
-    SELECT e.vendor, e.tenant_id, e.agent_id
-    FROM events e
-    WHERE e.event_type = 'agent.status_changed' AND e.agent_id IS NOT NULL
-    GROUP BY e.vendor, e.tenant_id, e.agent_id
-    HAVING min(e.load_id) > :through
+    SELECT f.vendor, f.tenant_id, f.agent_id
+    FROM fresh_agents f
+    WHERE NOT EXISTS (
+        SELECT 1
+        FROM events e
+        WHERE e.vendor = f.vendor AND e.tenant_id = f.tenant_id AND e.agent_id = f.agent_id
+          AND e.event_type = 'agent.status_changed' AND e.load_id <= :through
+    )
 )
 SELECT DISTINCT e.vendor, e.tenant_id, e.agent_id, e.timestamp_ms - mod(e.timestamp_ms, :step_ms)
 FROM events e
@@ -105,9 +112,14 @@ WITH wanted AS (
     SELECT DISTINCT vendor, tenant_id, agent_id, interval_ms FROM agent_scope
 ),
 known AS (
-    SELECT DISTINCT e.vendor, e.tenant_id, e.agent_id
-    FROM events e
-    WHERE e.event_type = 'agent.status_changed' AND e.agent_id IS NOT NULL
+    SELECT a.vendor, a.tenant_id, a.agent_id
+    FROM (SELECT DISTINCT vendor, tenant_id, agent_id FROM agent_scope) a
+    WHERE EXISTS (
+        SELECT 1
+        FROM events e
+        WHERE e.vendor = a.vendor AND e.tenant_id = a.tenant_id AND e.agent_id = a.agent_id
+          AND e.event_type = 'agent.status_changed'
+    )
 ),
 numbered AS (
     SELECT
@@ -121,6 +133,14 @@ numbered AS (
 SELECT vendor, tenant_id, agent_id, min(interval_ms), max(interval_ms) + :step_ms
 FROM numbered
 GROUP BY vendor, tenant_id, agent_id, island
+
+-- name: count_agents
+SELECT count(*)
+FROM (
+    SELECT DISTINCT e.vendor, e.tenant_id, e.agent_id
+    FROM events e
+    WHERE e.event_type = 'agent.status_changed' AND e.agent_id IS NOT NULL
+) a
 
 -- name: busy_chunks
 SELECT DISTINCT CAST((e.timestamp_ms - mod(e.timestamp_ms, :size_ms)) / :size_ms AS BIGINT)
@@ -221,6 +241,49 @@ FROM facts f
 JOIN queue_scope s ON s.vendor = f.vendor AND s.tenant_id = f.tenant_id AND s.interval_ms = f.interval_ms
 GROUP BY f.vendor, f.tenant_id, f.queue_id, f.media_type, f.interval_ms
 
+-- name: recent_statuses
+-- The status in which an agent enters its window, if it began within :longest_ms: nearly always.
+INSERT INTO statuses_before (vendor, tenant_id, agent_id, from_ms, agent_status, timestamp_ms, event_id)
+SELECT w.vendor, w.tenant_id, w.agent_id, w.from_ms, b.agent_status, b.timestamp_ms, b.event_id
+FROM agent_windows w
+CROSS JOIN LATERAL (
+    SELECT e.agent_status, e.timestamp_ms, e.event_id
+    FROM events e
+    WHERE e.vendor = w.vendor AND e.tenant_id = w.tenant_id AND e.agent_id = w.agent_id
+      AND e.event_type = 'agent.status_changed' AND e.timestamp IS NOT NULL
+      AND e.timestamp_ms < w.from_ms AND e.timestamp_ms >= w.from_ms - :longest_ms
+      AND e.timestamp_ms >= :low_ms - :longest_ms AND e.timestamp_ms < :high_ms
+    ORDER BY e.timestamp_ms DESC, e.event_id DESC
+    LIMIT 1
+) b
+
+-- name: without_status
+INSERT INTO windows_left (vendor, tenant_id, agent_id, from_ms)
+SELECT w.vendor, w.tenant_id, w.agent_id, w.from_ms
+FROM agent_windows w
+WHERE NOT EXISTS (
+    SELECT 1
+    FROM statuses_before b
+    WHERE b.vendor = w.vendor AND b.tenant_id = w.tenant_id AND b.agent_id = w.agent_id AND b.from_ms = w.from_ms
+)
+
+-- name: count_left
+SELECT count(*) FROM windows_left
+
+-- name: older_statuses
+INSERT INTO statuses_before (vendor, tenant_id, agent_id, from_ms, agent_status, timestamp_ms, event_id)
+SELECT w.vendor, w.tenant_id, w.agent_id, w.from_ms, b.agent_status, b.timestamp_ms, b.event_id
+FROM windows_left w
+CROSS JOIN LATERAL (
+    SELECT e.agent_status, e.timestamp_ms, e.event_id
+    FROM events e
+    WHERE e.vendor = w.vendor AND e.tenant_id = w.tenant_id AND e.agent_id = w.agent_id
+      AND e.event_type = 'agent.status_changed' AND e.timestamp IS NOT NULL AND e.timestamp_ms < w.from_ms
+      AND e.timestamp_ms < :high_ms
+    ORDER BY e.timestamp_ms DESC, e.event_id DESC
+    LIMIT 1
+) b
+
 -- name: insert_agents
 -- A status lasts until the agent's next one, the last until the window's end, but not beyond :known_ms, and for
 -- :longest_ms at most; each is cut at the grid. OFF_QUEUE, which makes no cells, may last for longer: holidays.
@@ -238,17 +301,10 @@ WITH statuses AS (
     WHERE e.event_type = 'agent.status_changed' AND e.timestamp IS NOT NULL
       AND e.timestamp_ms >= :low_ms AND e.timestamp_ms < :high_ms
     UNION ALL
-    SELECT
-        w.vendor, w.tenant_id, w.agent_id, w.from_ms, w.to_ms, b.agent_status, b.timestamp_ms, b.event_id
+    SELECT w.vendor, w.tenant_id, w.agent_id, w.from_ms, w.to_ms, b.agent_status, b.timestamp_ms, b.event_id
     FROM agent_windows w
-    CROSS JOIN LATERAL (
-        SELECT e.agent_status, e.timestamp_ms, e.event_id
-        FROM events e
-        WHERE e.vendor = w.vendor AND e.tenant_id = w.tenant_id AND e.agent_id = w.agent_id
-          AND e.event_type = 'agent.status_changed' AND e.timestamp IS NOT NULL AND e.timestamp_ms < w.from_ms
-        ORDER BY e.timestamp_ms DESC, e.event_id DESC
-        LIMIT 1
-    ) b
+    JOIN statuses_before b
+      ON b.vendor = w.vendor AND b.tenant_id = w.tenant_id AND b.agent_id = w.agent_id AND b.from_ms = w.from_ms
 ),
 timeline AS (
     SELECT

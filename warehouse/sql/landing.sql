@@ -4,8 +4,9 @@
 -- Numbers longer than 12 digits (31 years of ms) and instants outside 1970 to 9999 are no measurements: NULL.
 -- A map's value is text; what is not a whole number in decimal is NULL. Last come the columns of promoted fields, those of
 -- any of the files; others have NULL there.
+-- A row's number is its place: a file has fewer than 2^40 rows. Counting them would need a single thread.
 SELECT
-    row_number() OVER () AS staged_no,
+    (CAST(file_index AS BIGINT) << 40) | file_row_number AS staged_no,
     event_id,
     vendor,
     tenant_id,
@@ -38,8 +39,30 @@ SELECT
         WHEN _published_at >= 0 AND _published_at < 253402300800000 THEN make_timestamptz(_published_at * 1000)
     END AS published_at,
     * EXCLUDE (
-        _topic, _partition, _offset, _published_at, event_id, vendor, tenant_id, timestamp, event_type, payload, metadata
+        _topic, _partition, _offset, _published_at, event_id, vendor, tenant_id, timestamp, event_type, payload, metadata,
+        file_row_number
     )
 -- The folders' names say nothing that the rows don't: a file of several tenants lies in tenant_id=_several.
-FROM read_parquet(:files, union_by_name => true, hive_partitioning => false)
-WHERE timestamp >= :low AND timestamp <= :high
+-- Variables, since a view has no parameters.
+FROM read_parquet(
+    getvariable('landing_files'), union_by_name => true, hive_partitioning => false, file_row_number => true
+)
+WHERE timestamp >= getvariable('landing_low') AND timestamp <= getvariable('landing_high')
+
+-- name: set_files
+SET VARIABLE landing_files = :files
+
+-- name: set_low
+SET VARIABLE landing_low = CAST(:low AS BIGINT)
+
+-- name: set_high
+SET VARIABLE landing_high = CAST(:high AS BIGINT)
+
+-- name: own_rows
+CREATE TEMPORARY TABLE owned_rows AS SELECT * FROM staged_events
+
+-- name: drop_view
+DROP VIEW staged_events
+
+-- name: rename
+ALTER TABLE owned_rows RENAME TO staged_events

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from streaming.directory import Directory
 from streaming.reprocess.hook import VendorReplay
 from streaming.service import Service
 from streaming.settings import Settings, Tenant
@@ -30,6 +31,13 @@ def REPLAY(tenant: Tenant) -> VendorReplay:  # noqa: N802 (a name of the package
     from streaming.vendors.cxone.replay import cxone_replay  # noqa: PLC0415
 
     return cxone_replay(tenant)
+
+
+def DIRECTORY(tenant: Tenant) -> Directory:  # noqa: N802
+    """The tenant's queues and agents."""
+    from streaming.vendors.cxone.directory import cxone_directory  # noqa: PLC0415
+
+    return cxone_directory(tenant)
 
 
 SERVICES: dict[str, Service] = {"cxone-receiver": _receiver, "cxone-publisher": _publisher}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from streaming.directory import Directory
 from streaming.reprocess.hook import VendorReplay
 from streaming.service import Service
 from streaming.settings import Settings, Tenant
@@ -24,6 +25,13 @@ def REPLAY(tenant: Tenant) -> VendorReplay:  # noqa: N802 (a name of the package
     from streaming.vendors.genesys.replay import genesys_replay  # noqa: PLC0415
 
     return genesys_replay(tenant)
+
+
+def DIRECTORY(tenant: Tenant) -> Directory:  # noqa: N802
+    """The tenant's queues and agents."""
+    from streaming.vendors.genesys.directory import genesys_directory  # noqa: PLC0415
+
+    return genesys_directory(tenant)
 
 
 SERVICES: dict[str, Service] = {"genesys-ingest": _ingest}

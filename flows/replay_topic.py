@@ -1,0 +1,109 @@
+"""Deployment replay-topic. Landing zone and tables of a tenant's past window from Kafka, without any vendor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from flows._load import retry_while_down, run_id, scheduled_time, show_table
+from streaming.errors import ConfigurationError
+from streaming.replay_topic import TopicReplay
+from streaming.settings import Settings, Tenant, load_settings
+from warehouse.errors import WindowError
+from warehouse.replay import Loaded, land_window, load_window
+from warehouse.schema import open_warehouse
+from warehouse.windows import Window
+
+_SHOWN_EVERY_S = 2.0
+
+
+@flow(name="replay-topic")
+def replay_topic(tenant: str, start: datetime, end: datetime, vendor: str | None = None) -> int:
+    """Rebuild landing files and tables from the normalised events on Kafka. Idempotent; an interrupted run goes on.
+
+    Args:
+        tenant: Tenant id.
+        start: Events' own time, UTC, inclusive.
+        end: Exclusive.
+        vendor: Only needed if two vendors have a tenant of that id.
+
+    Returns:
+        Events that landed.
+    """
+    settings = load_settings()
+    window = Window(start, end)
+    if window.start >= scheduled_time():
+        msg = f"start is {window.start.isoformat()}, in the future: give a window that has begun"
+        raise WindowError(msg)
+    chosen = _tenant(settings, tenant, vendor)
+    replay = _land(settings, chosen, window, _progress())
+    loaded = _load(settings, chosen, window)
+    show_table("replay-topic", [_row(chosen, window, replay, loaded)])
+    if replay.complete_since and window.start < replay.complete_since:
+        get_run_logger().warning(
+            "%s: Kafka may have expired events dated before %s; of these only what is left was replayed",
+            chosen.events_topic,
+            replay.complete_since.isoformat(),
+        )
+    if loaded.expired_before:
+        get_run_logger().warning(
+            "retention has expired events dated before %s: they are passed over", loaded.expired_before.isoformat()
+        )
+    return replay.landed
+
+
+def _tenant(settings: Settings, tenant_id: str, vendor: str | None) -> Tenant:
+    found = [item for item in settings.tenants if item.tenant_id == tenant_id and vendor in {None, item.vendor}]
+    if not found:
+        msg = f"tenant {tenant_id!r} is not configured: compare with [[tenants]] in the configuration"
+        raise ConfigurationError(msg)
+    if len(found) > 1:
+        msg = f"tenant {tenant_id!r} is of {', '.join(item.vendor for item in found)}: give vendor"
+        raise ConfigurationError(msg)
+    return found[0]
+
+
+@retry_while_down
+def _land(settings: Settings, tenant: Tenant, window: Window, progress: Callable[[float], None]) -> TopicReplay:
+    return land_window(settings, tenant, window, progress)
+
+
+@retry_while_down
+def _load(settings: Settings, tenant: Tenant, window: Window) -> Loaded:
+    with open_warehouse(settings) as warehouse:
+        return load_window(warehouse, tenant, window, run_id=run_id(), known_until=scheduled_time())
+
+
+def _progress() -> Callable[[float], None]:
+    """Shows the share that is read, every other second: a call of the server's for each batch would take longer."""
+    artifact = create_progress_artifact(0.0, key="replay-topic-progress", description="Records read from Kafka")
+    shown = time.monotonic()
+
+    def show(share: float) -> None:
+        nonlocal shown
+        if isinstance(artifact, UUID) and (share >= 1 or time.monotonic() - shown >= _SHOWN_EVERY_S):
+            update_progress_artifact(artifact, 100 * share)
+            shown = time.monotonic()
+
+    return show
+
+
+def _row(tenant: Tenant, window: Window, replay: TopicReplay, loaded: Loaded) -> dict[str, str | int]:
+    return {
+        "tenant": f"{tenant.vendor}/{tenant.tenant_id}",
+        "window": str(window),
+        "records read": replay.read,
+        "no events": replay.undecodable,
+        "in the window": replay.in_window,
+        "had landed": replay.already_landed,
+        "landed now": replay.landed,
+        "in events before": loaded.events_before,
+        "in events now": loaded.events_after,
+        "rows loaded": ", ".join(f"{load.dataset} {load.rows}" for load in loaded.loads),
+        "Kafka is complete since": f"{replay.complete_since:%Y-%m-%d %H:%M}" if replay.complete_since else "its start",
+    }

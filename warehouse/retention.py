@@ -1,0 +1,244 @@
+"""Expiry of the warehouse's tables by the day of what they tell, and its record in ``retention_runs``.
+
+Events leave a horizon, see :mod:`warehouse.expired`. It is committed before the first event is deleted, so a run that
+is killed leaves whole days deleted and nothing that a load could spoil; the next run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+
+import sqlalchemy as sa
+
+from streaming.batches import batched
+from streaming.instants import EPOCH, to_ms
+from streaming.settings import RetentionSettings
+from warehouse import scratch, tables
+from warehouse.engine import Warehouse, writer
+from warehouse.ledger import Dataset, last_arrival
+from warehouse.statements import run as execute
+from warehouse.statements import statements
+from warehouse.windows import Window, to_utc
+
+BATCH_ROWS = 1_000_000
+"""Rows that one transaction deletes, in whole days; a single larger day is still one."""
+
+_TABLES = ("events", "conversations", "intervals", "daily", "field_usage", "failed_events")
+
+# What is built from events by arrival. The first two always are; the others if they were ever loaded.
+_ALWAYS_BUILT: tuple[Dataset, ...] = ("conversations", "wfm_intervals")
+_BUILT: tuple[Dataset, ...] = (*_ALWAYS_BUILT, "daily_analytics", "metadata_field_usage")
+
+_kept_statuses = sa.Table("kept_statuses", sa.MetaData(), sa.Column("event_id", sa.Text), prefixes=["TEMPORARY"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiry:
+    """What has expired of a dataset, or in a dry run what would.
+
+    Attributes:
+        dataset: as in ``retention_runs``.
+        before: midnight UTC; what is dated before it expires.
+        rows: rows; of landing the rows of the files.
+        files: files of the landing zone.
+        bytes: their size.
+        first_day: earliest day with something that expires.
+        note: what was due and stays, and why.
+    """
+
+    dataset: str
+    before: datetime
+    rows: int = 0
+    files: int = 0
+    bytes: int = 0
+    first_day: date | None = None
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Record:
+    """The row in ``retention_runs`` of an expiry under way."""
+
+    run_id: str
+    dataset: str
+    before: datetime
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def begin(self, connection: sa.Connection, status: str = "running") -> None:
+        """Write it, unless an earlier attempt of this run has; in a transaction of its own."""
+        runs = tables.retention_runs
+        own = (runs.c.run_id == self.run_id, runs.c.dataset == self.dataset)
+        with connection.begin():
+            if connection.execute(sa.select(sa.func.count()).select_from(runs).where(*own)).scalar_one():
+                connection.execute(sa.update(runs).where(*own).values(status=status))
+                return
+            connection.execute(
+                sa.insert(runs),
+                {
+                    "run_id": self.run_id,
+                    "dataset": self.dataset,
+                    "expired_before": self.before,
+                    "status": status,
+                    "rows": 0,
+                    "files": 0,
+                    "bytes": 0,
+                    "started_at": self.started_at,
+                },
+            )
+
+    def add(self, connection: sa.Connection, *, rows: int = 0, files: int = 0, size: int = 0) -> None:
+        """Count what was deleted, in the transaction that deletes it."""
+        c = tables.retention_runs.c
+        self._update(connection, rows=c.rows + rows, files=c.files + files, bytes=c.bytes + size)
+
+    def end(self, connection: sa.Connection, status: str, note: str) -> None:
+        """All is done, or nothing could be; in a transaction of its own."""
+        with connection.begin():
+            self._update(connection, status=status, note=note or None, finished_at=datetime.now(UTC))
+
+    def _update(self, connection: sa.Connection, **values: object) -> None:
+        runs = tables.retention_runs
+        own = (runs.c.run_id == self.run_id, runs.c.dataset == self.dataset)
+        connection.execute(sa.update(runs).where(*own).values(**values))
+
+
+def cuts(settings: RetentionSettings, due: datetime) -> dict[str, datetime]:
+    """Midnight before which each dataset that has a limit expires.
+
+    Args:
+        settings: days that are kept before the day of ``due``.
+        due: aware; the scheduled time.
+
+    Raises:
+        WindowError: ``due`` has no time zone.
+    """
+    today = datetime.combine(to_utc(due, "due").date(), time(), UTC)
+    days = {name: getattr(settings, f"{name}_days") for name in ("landing", *_TABLES)}
+    return {name: max(today - timedelta(days=kept), EPOCH) for name, kept in days.items() if kept is not None}
+
+
+def expire_tables(
+    warehouse: Warehouse,
+    wanted: Mapping[str, datetime],
+    *,
+    run_id: str,
+    dry_run: bool = False,
+    batch_rows: int = BATCH_ROWS,
+) -> list[Expiry]:
+    """Delete what is dated before the cuts, some days a transaction. Again, or twice at once, changes nothing.
+
+    Between two transactions the warehouse is free for loads.
+
+    Args:
+        warehouse: the warehouse, migrated.
+        wanted: cuts by dataset, see :func:`cuts`; ``landing`` is left to :mod:`warehouse.landing_retention`.
+        run_id: the caller's id.
+        dry_run: only count.
+        batch_rows: rows of one transaction.
+
+    Raises:
+        WarehouseBusyError: a load kept the lock.
+        WarehouseDownError: the database went away; the days that are done stay deleted.
+    """
+    expiries = [
+        _expire(warehouse, name, wanted[name], run_id, dry_run=dry_run, batch_rows=batch_rows)
+        for name in _TABLES
+        if name in wanted
+    ]
+    if not dry_run:
+        _checkpoint(warehouse)
+    return expiries
+
+
+def _expire(
+    warehouse: Warehouse, dataset: str, before: datetime, run_id: str, *, dry_run: bool, batch_rows: int
+) -> Expiry:
+    record = Record(run_id, dataset, before)
+    with writer(warehouse) as connection:
+        waits = _not_accounted_for(connection, before) if dataset == "events" else []
+        days = [] if waits else _days(connection, dataset, before)
+        undated = _days(connection, "undated", before) if dataset == "events" and not waits else []
+        note = f"not yet built from all events dated before that: {', '.join(waits)}; they stay" if waits else ""
+        if not dry_run:
+            record.begin(connection, "waiting" if waits else "running")
+    rows = sum(count for _, count in (*days, *undated))
+    if not dry_run:
+        rows = _delete(warehouse, record, dataset, days, batch_rows) + _delete(
+            warehouse, record, "undated", undated, batch_rows
+        )
+        with writer(warehouse) as connection:
+            record.end(connection, "waiting" if waits else "finished", note)
+    first = min((day for day, _ in (*days, *undated)), default=None)
+    return Expiry(dataset=dataset, before=before, rows=rows, first_day=first, note=note)
+
+
+def _delete(
+    warehouse: Warehouse, record: Record, dataset: str, days: Sequence[tuple[date, int]], batch_rows: int
+) -> int:
+    deleted = 0
+    for batch in batched(days, lambda day: day[1], batch_rows):
+        span = Window(_midnight(batch[0][0]), _midnight(batch[-1][0] + timedelta(days=1)))
+        with writer(warehouse) as connection, connection.begin(), _kept(connection, dataset, record.before, span):
+            values = {"start": span.start, "end": span.end, "start_ms": span.start_ms, "end_ms": span.end_ms}
+            rows = sum(
+                execute(connection, "retention", name, **values)
+                for name in statements("retention")
+                if name.startswith(f"{dataset}.delete")
+            )
+            record.add(connection, rows=rows)
+        deleted += rows
+    return deleted
+
+
+def _days(connection: sa.Connection, dataset: str, before: datetime) -> list[tuple[date, int]]:
+    """Days with rows that expire, and how many, ascending."""
+    values = {"before": before, "before_ms": to_ms(before)}
+    statement = statements("retention")[f"{dataset}.days"]
+    bound = {key: values[key] for key in statement._bindparams}
+    if before <= EPOCH:
+        return []
+    with connection.begin(), _kept(connection, dataset, before, Window(EPOCH, before)):
+        return [(day, int(count)) for day, count in connection.execute(statement, bound)]
+
+
+@contextmanager
+def _kept(connection: sa.Connection, dataset: str, before: datetime, span: Window) -> Iterator[None]:
+    """For ``events``: what stays of a span before the cut, in temporary tables."""
+    if dataset != "events":
+        yield
+        return
+    scratch.renew(connection, scratch.conversation_scope, _kept_statuses)
+    values = {"start_ms": span.start_ms, "end_ms": span.end_ms, "before_ms": to_ms(before)}
+    execute(connection, "retention", "keep_conversations", **values)
+    execute(connection, "retention", "keep_statuses", **values)
+    scratch.analyze(connection, scratch.conversation_scope, _kept_statuses)
+    yield
+    scratch.drop(connection, scratch.conversation_scope, _kept_statuses)
+
+
+def _not_accounted_for(connection: sa.Connection, before: datetime) -> list[str]:
+    """Datasets for which events that are due have not been counted yet: their cells could never be built."""
+    waiting: list[str] = []
+    for dataset in _BUILT:
+        through, _ = last_arrival(connection, dataset)
+        if through or dataset in _ALWAYS_BUILT:
+            values = {"through": through, "before_ms": to_ms(before)}
+            if connection.execute(statements("retention")["not_accounted_for"], values).scalar_one():
+                waiting.append(dataset)
+    connection.commit()
+    return waiting
+
+
+def _checkpoint(warehouse: Warehouse) -> None:
+    """DuckDB: free the blocks of deleted rows for new ones. The file does not shrink by it."""
+    if warehouse.database:
+        with writer(warehouse) as connection:
+            connection.execute(sa.text("CHECKPOINT"))
+            connection.commit()
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
