@@ -60,7 +60,7 @@ def _show(window: Window) -> None:
         )
         occupancy = occupancy_png(connection, window, interval_minutes=minutes)
         queues = queue_summaries(connection, window)
-    show_picture("offered-answered", png, f"Offered, answered and abandoned per interval, {window}")
+    show_picture("offered-answered", png, f"Contacts offered, answered and abandoned, {window}")
     show_picture("service-level", service_level, f"Service level of the busiest queues, {window}")
     show_picture("occupancy", occupancy, f"Occupancy of the tenants' agents, {window}")
     show_table("queues", [_for_people(queue) for queue in queues])

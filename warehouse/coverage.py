@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from streaming.instants import from_ms, to_ms
+from streaming.instants import EPOCH, from_ms, to_ms
 from warehouse.ledger import Dataset
 from warehouse.statements import statements
 from warehouse.windows import Window, ceil, floor
@@ -59,12 +59,34 @@ def coverage(connection: sa.Connection, window: Window) -> list[Span]:
     return _by_span(connection, window, floor(window.start, _DAY_MINUTES), DAY)
 
 
-def coverage_of_chunks(connection: sa.Connection, window: Window, size: timedelta) -> list[Span]:
-    """Every dataset in every one of the window's chunks, as :meth:`~warehouse.windows.Window.chunks` cuts them."""
-    return _by_span(connection, window, window.start, size)
+def coverage_of_chunks(
+    connection: sa.Connection,
+    window: Window,
+    size: timedelta,
+    *,
+    dataset: Dataset | None = None,
+    loaded_since: datetime = EPOCH,
+) -> list[Span]:
+    """Every one of the window's chunks, as :meth:`~warehouse.windows.Window.chunks` cuts them.
+
+    Args:
+        connection: To the warehouse.
+        window: Any.
+        size: Of a chunk.
+        dataset: Only this one. None: every one.
+        loaded_since: Loads that began before it cover nothing.
+    """
+    return _by_span(connection, window, window.start, size, dataset, loaded_since)
 
 
-def _by_span(connection: sa.Connection, window: Window, origin: datetime, size: timedelta) -> list[Span]:
+def _by_span(
+    connection: sa.Connection,
+    window: Window,
+    origin: datetime,
+    size: timedelta,
+    dataset: Dataset | None = None,
+    loaded_since: datetime = EPOCH,
+) -> list[Span]:
     days = Window(floor(window.start, _DAY_MINUTES), ceil(window.end, _DAY_MINUTES))
     values = {
         "first_day": days.start,
@@ -75,10 +97,12 @@ def _by_span(connection: sa.Connection, window: Window, origin: datetime, size: 
         "past_days_ms": days.end_ms,
         "origin_ms": to_ms(origin),
         "size_ms": size // timedelta(milliseconds=1),
+        "dataset": dataset,
+        "loaded_since": loaded_since,
     }
     found = [
-        Span(dataset, Window(from_ms(start), from_ms(end)), State(state))
-        for dataset, start, end, state in connection.execute(statements("coverage")["by_span"], values)
+        Span(name, Window(from_ms(start), from_ms(end)), State(state))
+        for name, start, end, state in connection.execute(statements("coverage")["by_span"], values)
     ]
     return sorted(found, key=lambda span: (DATASETS.index(span.dataset), span.window.start))
 

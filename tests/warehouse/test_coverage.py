@@ -19,6 +19,7 @@ from warehouse.coverage_picture import coverage_png
 from warehouse.engine import Warehouse, writer
 from warehouse.field_usage import count_field_usage
 from warehouse.load_conversations import load_conversations
+from warehouse.load_daily import load_daily_analytics
 from warehouse.load_events import load_events, load_events_window
 from warehouse.load_intervals import load_wfm_intervals, load_wfm_intervals_incremental
 from warehouse.windows import Window
@@ -78,6 +79,28 @@ def test_days_by_arrival_by_window_and_with_late_events(warehouse: Warehouse) ->
     assert states("conversations") == ["loaded", "missing", "missing"]
     assert states("wfm_intervals") == ["loaded", "loaded", "missing"]
     assert states("events") == ["loaded", "loaded", "loaded"], "a day without an event is loaded once somebody looked"
+
+
+def test_days_without_events_that_conversations_have_not_taken_account_of_are_not_loaded(warehouse: Warehouse) -> None:
+    day = Window(at("00:00:00", day=4), at("00:00:00", day=5))
+
+    def states() -> dict[str, str]:
+        with writer(warehouse) as connection:
+            found = {span.dataset: str(span.state) for span in coverage(connection, day)}
+        return {dataset: found[dataset] for dataset in ("conversations", "daily_analytics")}
+
+    land(warehouse.landing_dir, queued("09:00:00", "c1"))
+    load_events(warehouse, run_id="r")
+    load_conversations(warehouse, run_id="r")
+    land(warehouse.landing_dir, queued("10:00:00", "c2"))
+    load_events(warehouse, run_id="r")
+    for window in (None, day):
+        load_daily_analytics(warehouse, window, run_id="r")
+        assert states() == {"conversations": "partly", "daily_analytics": "partly"}
+    load_conversations(warehouse, day, run_id="r")
+    assert states() == {"conversations": "loaded", "daily_analytics": "partly"}
+    load_daily_analytics(warehouse, day, run_id="r")
+    assert states() == {"conversations": "loaded", "daily_analytics": "loaded"}
 
 
 def test_the_picture_shows_every_state() -> None:
@@ -164,10 +187,25 @@ def _of_slot(dataset: str, slot: datetime, runs: Sequence[Row], events: Sequence
     is_fresh = dataset == "events" or max(on_day, default=0) < max(tries) or max(on_day) <= through
     if dataset == "daily_analytics":
         others = [run for run in runs if run["dataset"] == "conversations"]
+        inside = _inside_conversations(slot, others, before=max(tries))
+        is_fresh = max(on_day, default=0) <= max(inside, through)
         day = slot.replace(hour=0)
         below = [_tries("conversations", day + number * SLOT, others, on_day) for number in range(24)]
         is_fresh &= max((load for hour in below for load, is_good in hour.items() if is_good), default=0) < max(tries)
     return State.LOADED if is_fresh else State.PARTLY
+
+
+def _inside_conversations(slot: datetime, runs: Sequence[Row], *, before: int) -> int:
+    """The greatest load of events that conversations of the slot held when the load ``before`` read them."""
+    inside = 0
+    for run in runs:
+        if run["load_id"] > before or run["status"] != "succeeded":
+            continue
+        if run["kind"] == "arrival":
+            inside = max(inside, run["through_load_id"])
+        elif run["window_start"] <= slot < run["window_end"]:
+            inside = max(inside, run["load_id"] - 1)
+    return inside
 
 
 def _tries(dataset: str, slot: datetime, own: Sequence[Row], on_day: Sequence[int]) -> dict[int, bool]:

@@ -77,14 +77,14 @@ def test_ids_are_shown_as_they_are() -> None:
     failures = {ODD: {at("09:00:00"): 1}}
     arrivals = Arrivals({ODD: Counter({100: 1})}, 0, 1, 1, 1)
     cells: Cells = [[1.0] * 24] * 7
-    draw = (
-        lambda: draw_counts(counts, DAY, ODD),
-        lambda: panels_png([panel], DAY, timedelta(hours=1), title=ODD, subtitle=ODD, little=ODD),
-        lambda: draw_failures(failures, DAY),
-        lambda: draw_arrivals(arrivals, DAY),
-        lambda: draw_heat_map(cells, DAY, ODD),
+    pictures = (
+        draw_counts(counts, DAY, ODD),
+        panels_png([panel], DAY, timedelta(hours=1), title=ODD, subtitle=ODD, little=ODD),
+        draw_failures(failures, DAY),
+        draw_arrivals(arrivals, DAY),
+        draw_heat_map(cells, DAY, ODD),
     )
-    assert all(picture().startswith(b"\x89PNG") for picture in draw)
+    assert all(png.startswith(b"\x89PNG") for png in pictures)
 
 
 def test_sums_and_rates_of_each_queue(warehouse: Warehouse) -> None:
