@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows._load import retry_while_down, run_id, scheduled_time, show_picture, show_table
+from flows._load import retry_while_down, run_id, scheduled_time, show_table
+from flows.coverage import show_coverage
+from streaming.errors import ServiceUnavailableError
 from streaming.settings import load_settings
 from warehouse.backfill import Backfill, ChunkResult, Outcome, chunk_length, failure_of, run_backfill
-from warehouse.coverage import DATASETS, Span, coverage, stretches
-from warehouse.coverage_picture import coverage_png
-from warehouse.engine import Warehouse, publish_read_copy, reader
+from warehouse.coverage import DATASETS
 from warehouse.ledger import Dataset
 from warehouse.schema import open_warehouse
 from warehouse.windows import Window
-
-_MOST_SHOWN = 300
-"""Rows of a table: one of thousands does not open in the UI."""
 
 
 @flow(name="backfill")
@@ -31,17 +28,20 @@ def backfill(
     ] = "all",
     *,
     only_missing: bool = True,
+    loaded_since: datetime | None = None,
     chunk: str = "1d",
 ) -> dict[str, int]:
     """Load a past window, chunk by chunk. Idempotent; two runs at once are safe.
 
-    Interrupted, the next run with ``only_missing`` goes on with what is missing.
+    Interrupted, the next run with ``only_missing`` goes on with what is missing; if this one ran without it, give the
+    next one the ``loaded_since`` that this one logs as it begins.
 
     Args:
         start: Event time, UTC, on the interval grid.
         end: Exclusive; not in the future.
         dataset: Which table, or all, each after what it is made of.
         only_missing: Leave alone what the ledger of loads says is loaded. Else everything is loaded again.
+        loaded_since: With ``only_missing``: loads that began before do not count.
         chunk: What one load takes at a time: ``1d``, ``6h``.
 
     Returns:
@@ -52,17 +52,36 @@ def backfill(
         BackfillFailedError: some chunks could not be loaded, the others were; it names them.
     """
     wanted: tuple[Dataset, ...] = DATASETS if dataset == "all" else (dataset,)
-    order = Backfill(Window(start, end), wanted, chunk_length(chunk), only_missing)
-    results = _load(order)
-    _show(order.window, results)
-    if failure := failure_of(results):
+    order = Backfill(Window(start, end), wanted, chunk_length(chunk), only_missing, loaded_since)
+    logger = get_run_logger()
+    # For older loads cover what is loaded again, and a run that is killed can't say it at its end.
+    since = loaded_since if only_missing else datetime.now(UTC)
+    if since:
+        logger.info("if this run breaks off, go on with only_missing and loaded_since=%s", since.isoformat())
+    results: list[ChunkResult] = []
+    try:
+        _load(order, results)
+    finally:
+        if results:
+            show_table("backfill", _by_dataset(results))
+    failure = failure_of(results, since)
+    try:
+        _show_coverage(order.window)
+    except ServiceUnavailableError as error:
+        if not failure:
+            raise
+        logger.warning("coverage is not shown: %s", error)  # the chunks that failed matter more
+    if failure:
         raise failure
     return {name: sum(result.rows for result in results if result.dataset == name) for name in wanted}
 
 
-def _load(order: Backfill) -> list[ChunkResult]:
+_show_coverage = retry_while_down(show_coverage)
+
+
+def _load(order: Backfill, results: list[ChunkResult]) -> None:
+    """Results are added as they come: those before an error are shown."""
     logger = get_run_logger()
-    results: list[ChunkResult] = []
     with open_warehouse(load_settings()) as warehouse:
         chunks = run_backfill(warehouse, order, run_id=run_id(), now=scheduled_time(), retrying=retry_while_down)
         progress = create_progress_artifact(progress=0.0, key="backfill-progress", description=str(order.window))
@@ -70,20 +89,6 @@ def _load(order: Backfill) -> list[ChunkResult]:
             results.append(result)
             logger.info("%s %s: %s, %d rows", result.dataset, result.window, result.outcome, result.rows)
             update_progress_artifact(progress, progress=100 * len(results) / order.chunks)  # type: ignore[arg-type]
-    return results
-
-
-def _show(window: Window, results: list[ChunkResult]) -> None:
-    """What became of the chunks, and what is loaded now, from the readers' copy."""
-    show_table("backfill", _by_dataset(results))
-    warehouse = Warehouse.from_settings(load_settings())
-    publish_read_copy(warehouse, force=True)  # else it would show the state before this run
-    with reader(warehouse) as connection:
-        spans = coverage(connection, window)
-    rows = [_for_people(span) for span in stretches(spans)]
-    more = [{"dataset": f"and {len(rows) - _MOST_SHOWN} more"}] if len(rows) > _MOST_SHOWN else []
-    show_table("coverage-days", rows[:_MOST_SHOWN] + more)
-    show_picture("coverage", coverage_png(spans, window), f"What is loaded, by dataset and day, {window}")
 
 
 def _by_dataset(results: list[ChunkResult]) -> list[dict[str, str | int]]:
@@ -104,12 +109,3 @@ def _by_dataset(results: list[ChunkResult]) -> list[dict[str, str | int]]:
             }
         )
     return rows
-
-
-def _for_people(span: Span) -> dict[str, str]:
-    return {
-        "dataset": span.dataset,
-        "from": f"{span.window.start:%Y-%m-%d %H:%MZ}",
-        "to": f"{span.window.end:%Y-%m-%d %H:%MZ}",
-        "state": span.state,
-    }

@@ -1,7 +1,8 @@
 """Backfill: datasets loaded again for a past window, in chunks, whatever of it is there. Works without Prefect.
 
 Each chunk is a load by window of its own, with its transaction and its row in the ledger. So an interrupted backfill
-leaves whole chunks, and the next one with ``only_missing`` goes on with the others; two at once do the work twice, with
+leaves whole chunks, and the next one with ``only_missing`` goes on with the others; after one that loaded everything
+again, with its beginning as ``loaded_since``, for older loads cover its window too. Two at once do the work twice, with
 the same result.
 """
 
@@ -12,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 import structlog
 
 from streaming.errors import CcaasError, ConfigurationError, ServiceUnavailableError
+from streaming.instants import EPOCH
 from warehouse.coverage import DATASETS, State, coverage_of_chunks
 from warehouse.engine import Warehouse, writer
 from warehouse.errors import WindowError, primary_message
@@ -25,7 +28,7 @@ from warehouse.load_conversations import load_conversations
 from warehouse.load_daily import load_daily_analytics
 from warehouse.load_events import load_events_window
 from warehouse.load_intervals import load_wfm_intervals
-from warehouse.windows import Window, floor
+from warehouse.windows import Window, floor, to_utc
 
 log = structlog.get_logger()
 
@@ -42,6 +45,8 @@ _LENGTH = re.compile(r"\s*(\d{1,6})\s*(h|d)\s*")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1)}
 
 Load = Callable[[Warehouse, Window, str], LoadResult]
+Retrying = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Wraps what asks the warehouse, to repeat it while that is busy or down."""
 
 _LOADS: Mapping[Dataset, Load] = {
     "events": lambda warehouse, window, run_id: load_events_window(warehouse, window, run_id=run_id),
@@ -101,12 +106,14 @@ class Backfill:
         datasets: In the order in which they are made of each other. Empty: all.
         chunk: Length of one load.
         only_missing: Leave alone what the ledger says is loaded.
+        loaded_since: Aware. Of those only what loads did that began at this time or later.
     """
 
     window: Window
     datasets: tuple[Dataset, ...] = field(default=DATASETS)
     chunk: timedelta = timedelta(days=1)
     only_missing: bool = True
+    loaded_since: datetime | None = None
 
     @property
     def chunks(self) -> int:
@@ -118,8 +125,14 @@ class Backfill:
 
         Raises:
             WindowError: the window is off the grid or not over, or the chunk is no multiple of the interval.
-            ConfigurationError: there would be more than ``MAX_CHUNKS`` chunks.
+            ConfigurationError: there would be more than ``MAX_CHUNKS`` chunks, or loads count since a time although
+                none counts.
         """
+        if self.loaded_since:
+            to_utc(self.loaded_since, "loaded_since")
+        if self.loaded_since and not self.only_missing:
+            msg = "loaded_since says which loads need no repetition: leave only_missing on, or leave loaded_since out"
+            raise ConfigurationError(msg)
         self.window.require_grid(interval_minutes)
         if self.window.end > now:
             latest = floor(now, interval_minutes)
@@ -156,7 +169,7 @@ def run_backfill(
     *,
     run_id: str,
     now: datetime,
-    retrying: Callable[[Load], Load] = lambda load: load,
+    retrying: Retrying = lambda work: work,
 ) -> Iterator[ChunkResult]:
     """Load chunk by chunk, each dataset wholly before the next, and tell what became of each.
 
@@ -168,34 +181,38 @@ def run_backfill(
         backfill: what to load.
         run_id: the caller's id for the ledger.
         now: aware; the window must end before it.
-        retrying: wraps a load, to repeat it while the warehouse is busy or down.
+        retrying: wraps a load, or a look at the ledger, to repeat it while the warehouse is busy or down.
 
     Raises:
         ConfigurationError: see :meth:`Backfill.check`; before anything is loaded.
-        ServiceUnavailableError: the ledger can't be read.
+        ServiceUnavailableError: the ledger can't be read; what was told is loaded.
     """
     backfill.check(warehouse.interval_minutes, now)
     return _chunks(warehouse, backfill, run_id, retrying)
 
 
-def failure_of(results: list[ChunkResult]) -> BackfillFailedError | None:
-    """The error that names the chunks that were not loaded; None if there are none."""
+def failure_of(results: list[ChunkResult], loaded_since: datetime | None = None) -> BackfillFailedError | None:
+    """The error that names the chunks that were not loaded; None if there are none.
+
+    Args:
+        results: of all chunks.
+        loaded_since: what the next run is to be given, if older loads cover these windows too.
+    """
     wrong = [result for result in results if result.outcome in {Outcome.FAILED, Outcome.NOT_TRIED}]
     if not wrong:
         return None
     shown = "; ".join(f"{r.dataset} {r.window}: {r.error or r.outcome}" for r in wrong[:_MOST_NAMED])
     more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
-    msg = f"{len(wrong)} of {len(results)} chunks not loaded; run it again with only_missing: {shown}{more}"
+    since = f" and loaded_since={loaded_since.isoformat()}" if loaded_since else ""
+    msg = f"{len(wrong)} of {len(results)} chunks not loaded; run it again with only_missing{since}: {shown}{more}"
     return BackfillFailedError(msg)
 
 
-def _chunks(
-    warehouse: Warehouse, backfill: Backfill, run_id: str, retrying: Callable[[Load], Load]
-) -> Iterator[ChunkResult]:
+def _chunks(warehouse: Warehouse, backfill: Backfill, run_id: str, retrying: Retrying) -> Iterator[ChunkResult]:
     unavailable = 0
     for dataset in backfill.datasets:
         load = retrying(_LOADS[dataset])
-        covered = _covered(warehouse, backfill, dataset) if unavailable < _MAX_UNAVAILABLE else set()
+        covered = retrying(_covered)(warehouse, backfill, dataset) if unavailable < _MAX_UNAVAILABLE else set()
         for window in backfill.window.chunks(backfill.chunk):
             if window in covered:
                 yield ChunkResult(dataset, window, Outcome.COVERED)
@@ -220,6 +237,12 @@ def _covered(warehouse: Warehouse, backfill: Backfill, dataset: Dataset) -> set[
     if not backfill.only_missing:
         return set()
     with writer(warehouse) as connection:
-        spans = coverage_of_chunks(connection, backfill.window, backfill.chunk)
+        spans = coverage_of_chunks(
+            connection,
+            backfill.window,
+            backfill.chunk,
+            dataset=dataset,
+            loaded_since=backfill.loaded_since or EPOCH,
+        )
         connection.commit()
-    return {span.window for span in spans if span.dataset == dataset and span.state is State.LOADED}
+    return {span.window for span in spans if span.state is State.LOADED}

@@ -76,7 +76,7 @@ def coverage_of_chunks(
         dataset: Only this one. None: every one.
         loaded_since: Loads that began before it cover nothing.
     """
-    return _by_span(connection, window, window.start, size, dataset, loaded_since)
+    return _by_span(connection, window, window.start, size, dataset=dataset, loaded_since=loaded_since)
 
 
 def _by_span(
@@ -84,6 +84,7 @@ def _by_span(
     window: Window,
     origin: datetime,
     size: timedelta,
+    *,
     dataset: Dataset | None = None,
     loaded_since: datetime = EPOCH,
 ) -> list[Span]:

@@ -11,13 +11,15 @@ import pytest
 from prefect.logging import disable_run_logger
 
 import flows.backfill as module
+import flows.coverage as shown_by
 from flows.backfill import backfill
 from streaming.settings import load_settings
 from tests.warehouse.events import assigned, at, handled, land, queued
 from warehouse import quality
 from warehouse.backfill import BackfillFailedError
 from warehouse.engine import Warehouse
-from warehouse.errors import QualityError, WindowError
+from warehouse.errors import QualityError, WarehouseBusyError, WindowError
+from warehouse.windows import Window
 
 
 def test_a_window_is_loaded_and_shown_also_if_a_chunk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +32,9 @@ def test_a_window_is_loaded_and_shown_also_if_a_chunk_fails(tmp_path: Path, monk
     monkeypatch.setattr(module, "run_id", lambda: "run")
     monkeypatch.setattr(module, "scheduled_time", lambda: at("12:00:00", day=5))
     monkeypatch.setattr(module, "show_table", tables.__setitem__)
-    monkeypatch.setattr(module, "show_picture", lambda key, png, _: pictures.update({key: png}))
+    monkeypatch.setattr(shown_by, "show_table", tables.__setitem__)
+    monkeypatch.setattr(shown_by, "scheduled_time", lambda: at("12:00:00", day=5))
+    monkeypatch.setattr(shown_by, "show_picture", lambda key, png, _: pictures.update({key: png}))
     monkeypatch.setattr(module, "create_progress_artifact", lambda **_: uuid4())
     monkeypatch.setattr(module, "update_progress_artifact", lambda _, progress: done.append(progress))
     warehouse = Warehouse.from_settings(load_settings())
@@ -60,6 +64,21 @@ def test_a_window_is_loaded_and_shown_also_if_a_chunk_fails(tmp_path: Path, monk
             raise QualityError(msg, rule="r")
 
     monkeypatch.setattr(quality, "check", breach)
-    with disable_run_logger(), pytest.raises(BackfillFailedError, match=r"2 of 2 chunks.*conversations .*: 1 breach"):
+    message = r"2 of 2 chunks.*only_missing and loaded_since=2.*conversations .*: 1 breach"
+    with disable_run_logger(), pytest.raises(BackfillFailedError, match=message):
         backfill.fn(start, end, "conversations", only_missing=False)
     assert ("conversations", "failed") in {(row["dataset"], row["state"]) for row in tables["coverage-days"]}
+    assert shown_by.coverage.fn(days=2) == {"loaded": 4, "partly": 0, "failed": 1, "missing": 5}
+
+    # The ledger can't be read any more after the first dataset: what was done before is shown, and the error raised.
+    def busy(_warehouse: Warehouse, _order: object, dataset: str) -> set[Window]:
+        if dataset == "events":
+            return set()
+        msg = "busy"
+        raise WarehouseBusyError(msg)
+
+    monkeypatch.setattr("warehouse.backfill._covered", busy)
+    monkeypatch.setattr(module, "retry_while_down", lambda work: work)
+    with disable_run_logger(), pytest.raises(WarehouseBusyError):
+        backfill.fn(start, end)
+    assert [(row["dataset"], row["chunks"]) for row in tables["backfill"]] == [("events", 2)]

@@ -5,20 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from filelock import FileLock
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from streaming.errors import ConfigurationError
 from tests.warehouse.events import assigned, at, everything, handled, land, queued, status, table
 from warehouse import quality, tables
-from warehouse.backfill import Backfill, ChunkResult, Load, Outcome, chunk_length, failure_of, run_backfill
+from warehouse.backfill import Backfill, ChunkResult, Outcome, chunk_length, failure_of, run_backfill
 from warehouse.coverage import DATASETS
 from warehouse.engine import Warehouse, writer
-from warehouse.errors import QualityError, WarehouseDownError
+from warehouse.errors import QualityError, WarehouseBusyError, WarehouseDownError
 from warehouse.field_usage import count_field_usage
 from warehouse.load_conversations import load_conversations
 from warehouse.load_daily import load_daily_analytics
@@ -99,9 +101,28 @@ def test_lost_days_come_back_and_are_left_alone_afterwards(warehouse: Warehouse)
     assert failure_of(results) is None
     assert {result.outcome for result in _run(warehouse)} == {Outcome.COVERED}
     assert table(warehouse, "load_runs") == ledger, "nothing was loaded"
-    again = _run(warehouse, datasets=("events", "daily_analytics"), only_missing=False, chunk=timedelta(hours=36))
-    assert [result.outcome for result in again] == ["loaded"] * 4
+    # Lost again: now loads by window cover these days, and the ledger does not know.
+    _lose(warehouse)
+    assert {result.outcome for result in _run(warehouse)} == {Outcome.COVERED}
+    again = _run(warehouse, only_missing=False, chunk=timedelta(hours=36))
+    assert [result.outcome for result in again] == ["loaded"] * 2 * len(DATASETS)
     assert _all(warehouse) == before
+
+
+def test_a_forced_backfill_that_breaks_off_is_gone_on_with(warehouse: Warehouse) -> None:
+    _load_all(warehouse)
+    before = _all(warehouse)
+    assert {result.outcome for result in _run(warehouse, only_missing=False)} == {Outcome.LOADED}
+    _lose(warehouse)
+    began = datetime.now(UTC)
+    forced = Backfill(LOST, only_missing=False)
+    assert len(list(islice(run_backfill(warehouse, forced, run_id="b", now=NOW), 3))) == 3  # then it is killed
+    results = _run(warehouse, loaded_since=began)
+    assert [result.outcome for result in results] == ["covered before"] * 3 + ["loaded"] * 7
+    assert _all(warehouse) == before
+    assert {result.outcome for result in _run(warehouse, loaded_since=began)} == {Outcome.COVERED}
+    error = failure_of([replace(results[0], outcome=Outcome.NOT_TRIED)], began)
+    assert f"again with only_missing and loaded_since={began.isoformat()}: events" in str(error)
 
 
 def test_an_interrupted_backfill_goes_on_with_what_is_missing(warehouse: Warehouse) -> None:
@@ -165,19 +186,41 @@ def test_a_chunk_that_fails_harms_no_other_and_is_loaded_by_the_next_run(
 def test_a_warehouse_that_is_away_is_not_asked_for_ever(warehouse: Warehouse) -> None:
     asked: list[Window] = []
 
-    def down(_load: Load) -> Load:
+    def down(work: Callable[..., Any]) -> Callable[..., Any]:
+        if work.__name__ == "_covered":
+            return work
+
         def load(_warehouse: Warehouse, window: Window, _run_id: str) -> None:
             asked.append(window)
             msg = "away"
             raise WarehouseDownError(msg)
 
-        return load  # type: ignore[return-value]
+        return load
 
     order = Backfill(DAYS)
     results = list(run_backfill(warehouse, order, run_id="b", now=NOW, retrying=down))
     assert len(asked) == 3
     assert [result.outcome for result in results] == ["failed"] * 3 + ["not tried"] * (order.chunks - 3)
     assert "not tried" in str(failure_of(results))
+
+
+@ON_ONE
+def test_a_ledger_that_is_locked_for_a_moment_is_asked_again(warehouse: Warehouse) -> None:
+    _load_all(warehouse, "events")
+    busy = replace(warehouse, lock_seconds=0.01)
+    assert busy.database
+    lock = FileLock(busy.database.with_suffix(".lock"))
+    lock.acquire()
+    order = Backfill(LOST, ("events",))
+    with pytest.raises(WarehouseBusyError):
+        list(run_backfill(busy, order, run_id="b", now=NOW))
+    again = retry(
+        retry=retry_if_exception_type(WarehouseBusyError),
+        stop=stop_after_attempt(2),
+        before_sleep=lambda _state: lock.release(),
+    )
+    results = list(run_backfill(busy, order, run_id="b", now=NOW, retrying=again))
+    assert {result.outcome for result in results} == {Outcome.COVERED}
 
 
 @ON_ONE
@@ -211,6 +254,8 @@ def test_two_backfills_at_once_leave_what_one_leaves(warehouse: Warehouse) -> No
             "more than 10000 chunks",
         ),
         (lambda: Backfill(Window(LOST.end, LOST.start)), "an end after the start"),
+        (lambda: Backfill(LOST, only_missing=False, loaded_since=NOW), "leave only_missing on"),
+        (lambda: Backfill(LOST, loaded_since=NOW.replace(tzinfo=None)), "loaded_since is .* without a time zone"),
         (lambda: Backfill(LOST, chunk=chunk_length("0d")), "chunk is '0d'"),
         (lambda: Backfill(LOST, chunk=chunk_length("-1d")), "chunk is '-1d'"),
         (lambda: Backfill(LOST, chunk=chunk_length("a day")), "for example 1d or 6h"),
