@@ -119,6 +119,27 @@ def inspect(store: Store, name: str) -> LandingFile:
     return LandingFile(name, int(metadata.num_rows), further)
 
 
+def earliest_ms(store: Store, name: str) -> int | None:
+    """Vendor's time of a file's earliest event by its footer, epoch ms; None if it is empty or can't be told.
+
+    Raises:
+        OSError: the disk does not answer.
+        ServiceUnavailableError: a remote store does not answer.
+    """
+    try:
+        with store.open(name) as file:
+            metadata = pq.read_metadata(file)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        return None
+    column = metadata.schema.names.index("timestamp") if "timestamp" in metadata.schema.names else None
+    if column is None:
+        return None
+    groups = (metadata.row_group(number).column(column).statistics for number in range(metadata.num_row_groups))
+    return min((found.min for found in groups if found is not None and found.has_min_max), default=None)
+
+
 def read_through(store: Store, file: LandingFile) -> None:
     """Read every page, a row group at a time.
 

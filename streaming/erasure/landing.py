@@ -65,7 +65,7 @@ def contacts(store: Store, owner: Owner) -> Iterator[Contact]:
                     yield from _contacts(parquet.read_row_group(group, _NARROW), owner)
         except FileNotFoundError:  # replaced and deleted since
             continue
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except _BROKEN as error:
             _tell_unreadable(name, error)
 
 
@@ -90,15 +90,20 @@ def rewrite(store: Store, suppressed: Suppressed, is_ours: Callable[[], bool], *
             changed = _rewrite(store, name, suppressed, is_ours, dry_run=dry_run)
         except FileNotFoundError:
             continue
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except _BROKEN as error:
             _tell_unreadable(name, error)
             unreadable.append(name)
             continue
         files, rows = files + bool(changed), rows + changed
+    if not dry_run:  # else a compaction may have copied old rows into a file that was not in the list
+        _require(is_ours)
     return Rewritten(files, rows, tuple(unreadable))
 
 
 _NARROW = ["vendor", "tenant_id", "timestamp", "payload"]
+
+# A file in quarantine may hold anything, for example a NULL where every record has a value.
+_BROKEN = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 
 
 def _files(store: Store) -> list[str]:
@@ -124,17 +129,23 @@ def _rewrite(store: Store, name: str, suppressed: Suppressed, is_ours: Callable[
             changed += _cleaned(parquet.read_row_group(group), found, suppressed).changed
         if not changed or dry_run:
             return changed
-        if not is_ours():
-            msg = "the lease on the landing zone went to another process; run again"
-            raise FencedError(msg)
+        _require(is_ours)
         layout = parquet.schema_arrow.remove_metadata()
         own = {key: value for key, value in (parquet.metadata.metadata or {}).items() if key != _ARROWS_OWN}
-        with store.create(name) as target, parquet_writer(target, layout) as writer:
-            for group in range(parquet.num_row_groups):
-                rows = parquet.read_row_group(group)
-                writer.write_table(_cleaned(rows, modes.get(group, {}), suppressed).rows.cast(layout))
-            writer.add_key_value_metadata(own)
+        with store.create(name) as target:
+            with parquet_writer(target, layout) as writer:
+                for group in range(parquet.num_row_groups):
+                    rows = parquet.read_row_group(group)
+                    writer.write_table(_cleaned(rows, modes.get(group, {}), suppressed).rows.cast(layout))
+                writer.add_key_value_metadata(own)
+            _require(is_ours)  # last before the file takes its place: a writer that was held up leaves no trace
     return changed
+
+
+def _require(is_ours: Callable[[], bool]) -> None:
+    if not is_ours():
+        msg = "the lease on the landing zone went to another process; run again"
+        raise FencedError(msg)
 
 
 def _contacts(rows: pa.Table, owner: Owner) -> Iterator[Contact]:
@@ -162,6 +173,9 @@ def _modes(rows: pa.Table, suppressed: Suppressed) -> dict[int, Mode]:
 def _distinct(rows: pa.Table, owners: Collection[Owner]) -> pa.Table:
     """Conversations of tenants, with the earliest time and the rows' numbers."""
     numbered = rows.append_column(_NUMBER, pa.array(range(len(rows)), pa.int64()))
+    if nulls := [name for name in _NARROW if numbered[name].null_count]:
+        msg = f"NULL in {', '.join(nulls)}: whose rows these are can't be told"
+        raise ValueError(msg)
     # By tenant's name first, which leaves few rows; whoever has the name at another vendor is on no list.
     names = pa.array(sorted({owner.tenant_id for owner in owners}), pa.string())
     numbered = numbered.filter(pc.is_in(numbered["tenant_id"], value_set=names))

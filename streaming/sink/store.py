@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from streaming.errors import ConfigurationError, ServiceUnavailableError
 
 log = structlog.get_logger()
 T = TypeVar("T")
+AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
 
 TEMPORARY = ".tmp-"
 """How the name of a file begins that is still being written; in an object store there is none."""
@@ -137,7 +139,7 @@ class LocalStore:
         """See :class:`Store`: temporary name, fsync, atomic rename, fsync of the folder."""
         final = self.folder / name
         _make_folder(final.parent)
-        temporary = final.with_name(TEMPORARY + final.name)
+        temporary = _temporary(final)
         try:
             with temporary.open("wb") as file:
                 yield file
@@ -226,7 +228,7 @@ class RemoteStore:
 
     def _upload(self, name: str, file: IO[bytes]) -> None:
         path = PurePosixPath(self._path(name))
-        while_written = path if self._is_whole else path.with_name(TEMPORARY + path.name)
+        while_written = path if self._is_whole else _temporary(path)
         if not self._is_whole:
             self._fs.create_dir(str(path.parent))
         with self._fs.open_output_stream(str(while_written)) as stream:
@@ -299,6 +301,11 @@ class RemoteStore:
 def _unless_gone(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
+
+
+def _temporary(final: AnyPath) -> AnyPath:
+    """Of this writer alone: one that was held up must not write into the file that another has put in place."""
+    return final.with_name(f"{TEMPORARY}{final.name}.{uuid.uuid4().hex}")
 
 
 def _make_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
@@ -391,6 +392,15 @@ def test_what_can_not_be_done_is_said(keyed: Warehouse) -> None:
     broken = keyed.landing_dir / "raw" / "dt=2026-01-01" / "0-1-x.parquet"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"PAR1 and no more")
+    odd = keyed.landing_dir / "quarantine"
+    odd.mkdir()
+    for column in ("timestamp", "payload", "metadata"):  # what loads set aside
+        file = land(keyed.landing_dir, queued("09:00:00", "n0", ani="+4930 5000"))
+        rows = pq.read_table(file, partitioning=None)
+        place, kind = rows.schema.get_field_index(column), rows.schema.field(column).type
+        without = rows.set_column(place, pa.field(column, kind), pa.nulls(len(rows), kind))
+        pq.write_table(without, odd / f"{column}.parquet")
+        file.unlink()
     request = Request(owner=BANK, address="+49305000", most_conversations=3)
     with pytest.raises(ConfigurationError, match="most_conversations"):
         erase(keyed, request, PLACES, run_id="run")
@@ -402,7 +412,10 @@ def test_what_can_not_be_done_is_said(keyed: Warehouse) -> None:
     with pytest.raises(FencedError, match="run again"):
         erase(keyed, replace(request, most_conversations=4), Places(lost, lambda *_: 0), run_id="run")
     done = erase(keyed, replace(request, most_conversations=4), PLACES, run_id="run")
-    assert done.unreadable == ("raw/dt=2026-01-01/0-1-x.parquet",)
+    assert done.unreadable == (
+        "raw/dt=2026-01-01/0-1-x.parquet",
+        *(f"quarantine/{column}.parquet" for column in ("metadata", "payload", "timestamp")),
+    )
     with writer(keyed) as connection:
         status = connection.execute(sa.select(tables.erasures.c.status)).scalars().all()
     assert sorted(status) == ["incomplete", "superseded"]

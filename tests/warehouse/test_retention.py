@@ -190,10 +190,20 @@ def test_events_wait_for_what_is_built_from_them(warehouse: Warehouse) -> None:
     load_events(warehouse, run_id="r")
     load_conversations(warehouse, run_id="r")
     (found,) = expire_tables(warehouse, cuts(TWO_DAYS, DUE), run_id="expiry")
-    assert (found.rows, found.note) == (0, "not yet built from all events dated before that: wfm_intervals; they stay")
+    assert (found.rows, found.note) == (0, "they stay: not yet built from all events dated before that: wfm_intervals")
     (row,) = table(warehouse, "retention_runs")
     assert (row["status"], row["rows"], row["note"]) == ("waiting", 0, found.note)
+    load_wfm_intervals_incremental(warehouse, end=CUT - timedelta(hours=1), run_id="r")  # an hour is still to be built
+    (found,) = expire_tables(warehouse, cuts(TWO_DAYS, DUE), run_id="lagging")
+    assert (found.rows, found.note) == (0, "they stay: not yet built from all events dated before that: wfm_intervals")
     build(warehouse)  # there is no horizon either
+    late = land(warehouse.landing_dir, on(3, queued("10:00:00", "not loaded")), on(6, queued("10:00:00", "new")))
+    (found,) = expire_tables(warehouse, cuts(TWO_DAYS, DUE), run_id="not loaded")
+    assert found.rows == 0
+    assert late.name in found.note
+    build(warehouse)
+    fresh = on(6, queued("11:00:00", "newer"))
+    land(warehouse.landing_dir, fresh)  # nothing in it is due
     assert len(everything(warehouse)["agent_intervals"]) > 0
     assert expire(warehouse, run_id="later")["events"] > 0
 

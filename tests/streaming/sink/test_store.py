@@ -67,6 +67,18 @@ def test_files_move_and_go(store: Store) -> None:
     assert names(store, "quarantine") == []
 
 
+def test_a_writer_that_was_held_up_does_not_write_into_the_file_of_another(store: Store) -> None:
+    with store.create("raw/a") as slow:
+        slow.write(b"slow")
+        with store.create("raw/a") as quick:
+            quick.write(b"quick one")
+        slow.write(b" one")
+        slow.flush()
+        assert store.read("raw/a") == b"quick one"
+    assert store.read("raw/a") == b"slow one"
+    assert names(store, "raw") == ["raw/a"]
+
+
 def test_what_is_not_there_is_told_alike(store: Store) -> None:
     put(store, "raw/a", b"1")
     with pytest.raises(FileNotFoundError):
