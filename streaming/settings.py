@@ -254,6 +254,19 @@ class RetentionSettings(_Section):
     # Counts of dead letters with a sample each; while they are on Kafka they may be replayed, and are counted.
     failed_events_days: Annotated[int, Field(ge=14, le=36_500)] | None = None
 
+    @model_validator(mode="after")
+    def _what_is_built_outlives_events(self) -> Self:
+        """Else a late event would build a fragment of a day that has expired."""
+        for name in ("conversations_days", "intervals_days", "daily_days", "field_usage_days"):
+            kept = getattr(self, name)
+            if kept is not None and (self.events_days is None or kept < self.events_days):
+                msg = (
+                    f"{name} = {kept} is shorter than events_days, and late events would build a part of what has "
+                    f"expired; set events_days to at most {kept}"
+                )
+                raise ValueError(msg)
+        return self
+
 
 class QualitySettings(_Section):
     """quality-checks and freshness: docs/quality.md."""

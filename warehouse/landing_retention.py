@@ -17,7 +17,7 @@ from warehouse import tables
 from warehouse.engine import Warehouse, writer
 from warehouse.retention import Expiry, Record
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 600.0
 _NAMES = 5_000  # of one statement: PostgreSQL binds 65,535 values at most
 _NAMED = 5  # in a note
 

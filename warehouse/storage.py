@@ -37,11 +37,20 @@ def forget_deleted(warehouse: Warehouse, changed: Sequence[sa.Table]) -> None:
         connection.execute(sa.text("CHECKPOINT"))
         connection.execute(sa.text("ATTACH :path AS ccaas_fresh"), {"path": str(fresh)})
         connection.commit()
-        connection.execute(sa.text("COPY FROM DATABASE " + quote(name) + " TO ccaas_fresh"))
-        connection.commit()
-        connection.execute(sa.text("DETACH ccaas_fresh"))
-        connection.commit()
+        try:
+            connection.execute(sa.text("COPY FROM DATABASE " + quote(name) + " TO ccaas_fresh"))
+            connection.commit()
+            connection.execute(sa.text("DETACH ccaas_fresh"))
+            connection.commit()
+        except BaseException:
+            fresh.unlink(missing_ok=True)  # a full disk needs the room
+            raise
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.replace(database)
+        folder = os.open(database.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else the old file might be back after a power cut
+        finally:
+            os.close(folder)
         # What is still open is the old file, which has no name any more; nothing is written to it.

@@ -126,6 +126,9 @@ def clean_loaded(connection: sa.Connection, secret: SecretStr | None, load_id: i
         cleaner.events(table, "event_id", _rows_of_contacts(table, load_id), lambda row: cast("Mode", row.mode))
         for table in events
     )
+    # Most are rebuilt from their clean events; what retention keeps a load from rebuilding is not.
+    for owner in {contact.owner for contact in found}:
+        cleaner.conversations(owner, _conversations_of(owner), lambda row: cast("Mode", row.mode))
     scratch.drop(connection, _contacts)
     return cleaned
 
@@ -160,6 +163,13 @@ def _suppressed(
                 of_event = () if row.conversation_id else addresses
                 found.append((_Contact(owner, row.conversation_id, *of_event), mode))
     return iter(sorted(found, key=lambda one: one[1] == "erase"))
+
+
+def _conversations_of(owner: Owner) -> sa.Select[Any]:
+    c, k = tables.conversations.c, _contacts.c
+    rows = sa.select(c.conversation_id, c.ani, c.dnis, c.end_reason, c.wrapup_code, k.mode)
+    own = (k.vendor == owner.vendor, k.tenant_id == owner.tenant_id)
+    return rows.where(c.vendor == k.vendor, c.tenant_id == k.tenant_id, c.conversation_id == k.conversation_id, *own)
 
 
 def _rows_of_contacts(table: sa.Table, load_id: int) -> sa.CompoundSelect[Any]:

@@ -29,7 +29,10 @@ def landing_lease(settings: Settings, patience_s: float) -> Iterator[Callable[[]
     keeper.start()
     try:
         if keeper.wait_for_any(patience_s) is None:
-            msg = f"another process was at the landing files for {patience_s:g} s: a compaction is running; run again"
+            msg = (
+                f"another process was at the landing files for {patience_s:g} s: "
+                "compaction, retention or erasure is running; run again"
+            )
             raise ServiceUnavailableError(msg)
         epoch = keeper.held()[LEASE]
         yield lambda: keeper.epoch(LEASE) == epoch

@@ -57,7 +57,9 @@ def run_compaction(settings: Settings, before: date, limits: Limits | None = Non
     try:
         # A holder that was killed counts as silent only after the time to live, seen from here.
         if keeper.wait_for_any(3 * ttl) is None:
-            log.info("another process compacts the landing zone")
+            log.warning(
+                "another process is at the landing files: compaction, retention or erasure; nothing was compacted"
+            )
             return None
         epoch = keeper.held()[LEASE]
         shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed

@@ -38,7 +38,7 @@ def test_a_dry_run_shows_what_a_run_then_deletes(shown: Shown, tmp_path: Path) -
     with open_warehouse(load_settings()) as warehouse:
         load_events(warehouse, run_id="r")
         load_conversations(warehouse, run_id="r")
-        load_wfm_intervals_incremental(warehouse, end=at("12:00:00"), run_id="r")
+        load_wfm_intervals_incremental(warehouse, end=at("00:00:00", day=5), run_id="r")
     (tmp_path / "ccaas.toml").write_text(
         "[state]\nlease_ttl_seconds = 1\n[retention]\nevents_days = 29\nintervals_days = 30\nlanding_days = 29\n"
     )

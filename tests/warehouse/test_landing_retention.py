@@ -180,7 +180,7 @@ def test_nothing_happens_while_a_compaction_runs(
     compaction.start()
     assert compaction.wait_for_any(10)
     try:
-        with pytest.raises(ServiceUnavailableError, match="compaction is running"):
+        with pytest.raises(ServiceUnavailableError, match="compaction, retention or erasure"):
             expire_landing(settings, warehouse, NEXT_DAY, run_id="r")
     finally:
         compaction.close()

@@ -187,9 +187,6 @@ FROM (SELECT 1 AS one FROM events e WHERE e.load_id > :through AND e.timestamp_m
 -- name: horizon
 SELECT max(r.expired_before) FROM retention_runs r WHERE r.dataset = :dataset AND r.status <> 'waiting'
 
--- name: staged_expired
-SELECT count(*) FROM staged_events WHERE timestamp IS NOT NULL AND timestamp_ms < :horizon_ms
-
 -- name: expired_staged
 SELECT count(*) FROM staged_events WHERE timestamp IS NOT NULL AND timestamp_ms < :horizon_ms
 
