@@ -108,7 +108,10 @@ def test_while_files_are_compacted_nobody_rewrites_them(tenant: str) -> None:
     compaction.start()
     try:
         assert compaction.wait_for_any(10) == LEASE
-        with pytest.raises(ServiceUnavailableError, match="compaction, retention or erasure"), landing_lease(settings, 1):
+        with (
+            pytest.raises(ServiceUnavailableError, match="compaction, retention or erasure"),
+            landing_lease(settings, 1),
+        ):
             pass
     finally:
         compaction.close()
