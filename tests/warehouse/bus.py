@@ -15,14 +15,13 @@ from streaming.topics import ensure_topics
 from tests.conftest import Platform
 from warehouse.engine import Warehouse, publish_read_copy, writer
 
-UNTIL = datetime.now(UTC) + timedelta(minutes=10)
-"""Everything that a test publishes now is published before it."""
-
 
 class Bus:
     """A tenant's topic of two partitions."""
 
     def __init__(self, platform: Platform) -> None:
+        # Everything that a test publishes now is published before it. Kafka refuses times of more than an hour ahead.
+        self.until = datetime.now(UTC) + timedelta(minutes=10)
         self.tenant_id = platform.add_tenant("genesys", "north")
         self.settings = platform.settings()
         ensure_topics(self.settings.kafka, self.settings.tenants)
@@ -36,7 +35,7 @@ class Bus:
             "event_id": f"{name}-{self.tenant_id}",
             "vendor": "genesys",
             "tenant_id": self.tenant_id,
-            "timestamp": to_ms(UNTIL - timedelta(days=2)),
+            "timestamp": to_ms(self.until - timedelta(days=2)),
             "event_type": "agent.status_changed",
             "payload": {"agent_id": "ANNA", "agent_status": "IDLE"},
             "metadata": {},
@@ -70,7 +69,7 @@ class Bus:
         event = self.event(name)
         place = {"topic": self.topic, "partition": partition, "offset": offset}
         kept = {key: event[key] for key in ("event_id", "vendor", "tenant_id", "event_type")}
-        at = {"timestamp_ms": event["timestamp"], "timestamp": UNTIL - timedelta(days=2), "agent_id": "ANNA"}
+        at = {"timestamp_ms": event["timestamp"], "timestamp": self.until - timedelta(days=2), "agent_id": "ANNA"}
         return kept | place | at | {"payload": "{}", "metadata": "{}", "load_id": 1}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from schemas.canonical import EventType
 from streaming.errors import CcaasError
 from tests.conftest import Platform
 from tests.flows.shown import Shown
-from tests.warehouse.bus import UNTIL, Bus, insert
+from tests.warehouse.bus import Bus, insert
 from tests.warehouse.events import (
     Event,
     abandoned,
@@ -337,7 +337,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shown]:
     made = Shown()
     monkeypatch.setattr(module, "show_table", made.table)
     monkeypatch.setattr(module, "emit_event", made.event)
-    monkeypatch.setattr(module, "scheduled_time", lambda: UNTIL + timedelta(hours=1))
+    due = datetime.now(UTC) + timedelta(hours=1, minutes=10)
+    monkeypatch.setattr(module, "scheduled_time", lambda: due)
     monkeypatch.setattr(module, "run_id", lambda: "run")
     with disable_run_logger():
         yield made
