@@ -513,7 +513,7 @@ def by_backfill(warehouse: Warehouse, events: list[Event]) -> None:
     load_wfm_intervals(warehouse, window, run_id="r")
 
 
-@pytest.mark.parametrize("longest", [168, 1])
+@pytest.mark.parametrize("longest", [168, pytest.param(1, marks=pytest.mark.slow)])
 def test_five_ways_to_load_give_identical_tables(make_warehouse: Callable[..., Warehouse], longest: int) -> None:
     events = a_day(seed := 2)
     if longest == 1:  # agents that fall silent for longer than that
