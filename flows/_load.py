@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import base64
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.runtime import flow_run
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from streaming.errors import ConfigurationError, ServiceUnavailableError
 from warehouse.ledger import LoadResult
 from warehouse.windows import Window
+
+_SHOWN_EVERY_S = 2.0
 
 retry_while_down = retry(
     retry=retry_if_exception_type(ServiceUnavailableError),
@@ -67,6 +77,23 @@ def show_result(result: LoadResult) -> None:
 def show_table(key: str, rows: list[dict[str, Any]]) -> None:
     """Rows as a table artifact; without any, a line that says so."""
     create_table_artifact(key=key, table=rows or [{"": "nothing in this window"}])
+
+
+def shown_progress(key: str, description: str | None = None) -> Callable[[float], None]:
+    """A progress artifact, and what tells it how much is done, 0 to 1.
+
+    Shown every other second, and at the end: a call of the server's for each step may take longer than the step.
+    """
+    artifact = cast("UUID", create_progress_artifact(0.0, key=key, description=description))  # no loop runs here
+    shown = time.monotonic()
+
+    def show(share: float) -> None:
+        nonlocal shown
+        if share >= 1 or time.monotonic() - shown >= _SHOWN_EVERY_S:
+            update_progress_artifact(artifact, 100 * share)
+            shown = time.monotonic()
+
+    return show
 
 
 def show_picture(key: str, png: bytes, description: str) -> None:

@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows._load import retry_while_down, run_id, scheduled_time, show_table
+from flows._load import retry_while_down, run_id, scheduled_time, show_table, shown_progress
 from flows.coverage import show_coverage
 from streaming.errors import ServiceUnavailableError
 from streaming.settings import load_settings
@@ -84,11 +83,11 @@ def _load(order: Backfill, results: list[ChunkResult]) -> None:
     logger = get_run_logger()
     with open_warehouse(load_settings()) as warehouse:
         chunks = run_backfill(warehouse, order, run_id=run_id(), now=scheduled_time(), retrying=retry_while_down)
-        progress = create_progress_artifact(progress=0.0, key="backfill-progress", description=str(order.window))
+        show = shown_progress("backfill-progress", str(order.window))
         for result in chunks:
             results.append(result)
             logger.info("%s %s: %s, %d rows", result.dataset, result.window, result.outcome, result.rows)
-            update_progress_artifact(progress, progress=100 * len(results) / order.chunks)  # type: ignore[arg-type]
+            show(len(results) / order.chunks)
 
 
 def _by_dataset(results: list[ChunkResult]) -> list[dict[str, str | int]]:

@@ -15,12 +15,10 @@ from warehouse.coverage import coverage as coverage_of
 from warehouse.coverage_picture import coverage_png
 from warehouse.engine import Warehouse, publish_read_copy, reader
 from warehouse.schema import migrate
-from warehouse.windows import Window, floor
+from warehouse.windows import DAY_MINUTES, Window, floor
 
 _MOST_SHOWN = 300
 """Rows of a table: one of thousands does not open in the UI."""
-
-_DAY_MINUTES = 24 * 60
 
 
 @flow(name="coverage")
@@ -34,7 +32,7 @@ def coverage(days: Annotated[int, Field(ge=1, le=1000)] = 60) -> dict[str, int]:
         Days of each state, of all datasets together.
     """
     migrate(Warehouse.from_settings(load_settings()))
-    end = floor(scheduled_time(), _DAY_MINUTES)
+    end = floor(scheduled_time(), DAY_MINUTES)
     spans = retry_while_down(show_coverage)(Window(end - timedelta(days=days), end))
     return {str(state): sum(span.state is state for span in spans) for state in State}
 

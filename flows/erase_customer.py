@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.blocks.system import Secret
 
 from flows._load import retry_while_down, run_id, show_table
+from flows._tenants import name_of
 from streaming.erasure.crm_state import clean_crm_state
 from streaming.erasure.personal import Mode, Owner
 from streaming.errors import CcaasError, ConfigurationError
@@ -108,7 +109,7 @@ def _owner(settings: Settings, tenant: str) -> Owner:
     vendor, _, tenant_id = tenant.partition("/")
     # One that is no longer in the settings may still have data.
     if not vendor or not tenant_id:
-        known = ", ".join(f"{known.vendor}/{known.tenant_id}" for known in settings.tenants[:20])
+        known = ", ".join(name_of(known) for known in settings.tenants[:20])
         msg = f"tenant is {tenant!r}: give vendor and tenant as vendor/tenant_id, for example one of: {known}"
         raise ConfigurationError(msg)
     return Owner(vendor, tenant_id)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows._load import retry_while_down, show_table
+from flows._load import retry_while_down, show_table, shown_progress
 from streaming.settings import load_settings
 from streaming.vendors.genesys.backfill import BackfillReport, backfill, genesys_tenant
 
@@ -26,10 +25,10 @@ def genesys_backfill(tenant: str, start: datetime, end: datetime, *, dry_run: bo
         Events that were missing, by type.
     """
     settings = load_settings()
-    shown = create_progress_artifact(progress=0.0, key=f"genesys-backfill-{tenant.lower().replace('_', '-')}")
+    show = shown_progress(f"genesys-backfill-{tenant.lower().replace('_', '-')}")
 
     def progress(until: datetime) -> None:
-        update_progress_artifact(shown, progress=100 * ((until - start) / (end - start)))  # type: ignore[arg-type]
+        show((until - start) / (end - start))
 
     report = retry_while_down(backfill)(
         settings, genesys_tenant(settings, tenant), start, end, publish=not dry_run, progress=progress

@@ -14,6 +14,7 @@ from streaming.errors import CcaasError
 from streaming.settings import load_settings
 from warehouse.checkpoint import Result
 from warehouse.engine import publish_read_copy
+from warehouse.errors import first_of
 from warehouse.quality_results import Checked, check_tables, record
 from warehouse.schema import open_warehouse
 from warehouse.windows import Window, floor
@@ -62,10 +63,7 @@ def quality_checks(
         failed.append(f"events, every record of the bus is here (not compared: {checked.not_compared})")
     if failed:
         _tell(failed, checked)
-        shown = "; ".join(failed[:_MOST_NAMES]) + (
-            f"; and {len(failed) - _MOST_NAMES} more" * (len(failed) > _MOST_NAMES)
-        )
-        msg = f"{len(failed)} of {len(checked.results)} checks do not hold: {shown}. {_REMEDY}"
+        msg = f"{len(failed)} of {len(checked.results)} checks do not hold: {first_of(failed, _MOST_NAMES)}. {_REMEDY}"
         raise CcaasError(msg)
     return len(checked.results)
 

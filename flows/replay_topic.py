@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import datetime
-from uuid import UUID
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows._load import retry_while_down, run_id, scheduled_time, show_table
+from flows._load import retry_while_down, run_id, scheduled_time, show_table, shown_progress
+from flows._tenants import name_of
 from streaming.errors import ConfigurationError
 from streaming.replay_topic import TopicReplay
 from streaming.settings import Settings, Tenant, load_settings
-from warehouse.errors import WindowError
 from warehouse.replay import Loaded, land_window, load_window
 from warehouse.schema import open_warehouse
 from warehouse.windows import Window
-
-_SHOWN_EVERY_S = 2.0
 
 
 @flow(name="replay-topic")
@@ -37,11 +32,9 @@ def replay_topic(tenant: str, start: datetime, end: datetime, vendor: str | None
     """
     settings = load_settings()
     window = Window(start, end)
-    if window.start >= scheduled_time():
-        msg = f"start is {window.start.isoformat()}, in the future: give a window that has begun"
-        raise WindowError(msg)
+    window.require_begun(scheduled_time())
     chosen = _tenant(settings, tenant, vendor)
-    replay = _land(settings, chosen, window, _progress())
+    replay = _land(settings, chosen, window, shown_progress("replay-topic-progress", "Records read from Kafka"))
     loaded = _load(settings, chosen, window)
     show_table("replay-topic", [_row(chosen, window, replay, loaded)])
     if replay.complete_since and window.start < replay.complete_since:
@@ -79,23 +72,9 @@ def _load(settings: Settings, tenant: Tenant, window: Window) -> Loaded:
         return load_window(warehouse, tenant, window, run_id=run_id(), known_until=scheduled_time())
 
 
-def _progress() -> Callable[[float], None]:
-    """Shows the share that is read, every other second: a call of the server's for each batch would take longer."""
-    artifact = create_progress_artifact(0.0, key="replay-topic-progress", description="Records read from Kafka")
-    shown = time.monotonic()
-
-    def show(share: float) -> None:
-        nonlocal shown
-        if isinstance(artifact, UUID) and (share >= 1 or time.monotonic() - shown >= _SHOWN_EVERY_S):
-            update_progress_artifact(artifact, 100 * share)
-            shown = time.monotonic()
-
-    return show
-
-
 def _row(tenant: Tenant, window: Window, replay: TopicReplay, loaded: Loaded) -> dict[str, str | int]:
     return {
-        "tenant": f"{tenant.vendor}/{tenant.tenant_id}",
+        "tenant": name_of(tenant),
         "window": str(window),
         "records read": replay.read,
         "no events": replay.undecodable,

@@ -21,7 +21,7 @@ from streaming.errors import CcaasError, ConfigurationError, ServiceUnavailableE
 from streaming.instants import EPOCH
 from warehouse.coverage import DATASETS, State, coverage_of_chunks
 from warehouse.engine import Warehouse, writer
-from warehouse.errors import WindowError, primary_message
+from warehouse.errors import WindowError, first_of, primary_message
 from warehouse.field_usage import count_field_usage_window
 from warehouse.ledger import Dataset, LoadResult
 from warehouse.load_conversations import load_conversations
@@ -201,10 +201,9 @@ def failure_of(results: list[ChunkResult], loaded_since: datetime | None = None)
     wrong = [result for result in results if result.outcome in {Outcome.FAILED, Outcome.NOT_TRIED}]
     if not wrong:
         return None
-    shown = "; ".join(f"{r.dataset} {r.window}: {r.error or r.outcome}" for r in wrong[:_MOST_NAMED])
-    more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+    shown = first_of([f"{r.dataset} {r.window}: {r.error or r.outcome}" for r in wrong], _MOST_NAMED)
     since = f" and loaded_since={loaded_since.isoformat()}" if loaded_since else ""
-    msg = f"{len(wrong)} of {len(results)} chunks not loaded; run it again with only_missing{since}: {shown}{more}"
+    msg = f"{len(wrong)} of {len(results)} chunks not loaded; run it again with only_missing{since}: {shown}"
     return BackfillFailedError(msg)
 
 

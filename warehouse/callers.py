@@ -13,7 +13,7 @@ from streaming.erasure.personal import PSEUDONYM, ErasureKey, Mode, Owner, norma
 from streaming.errors import ConfigurationError
 from streaming.sink.store import Store
 from warehouse import scratch
-from warehouse.cleaning import insert_rows, temporary
+from warehouse.cleaning import temporary
 from warehouse.statements import run as execute
 from warehouse.statements import statements
 
@@ -103,7 +103,7 @@ def find(connection: sa.Connection, request: Request, key: ErasureKey, landed: L
         values = {**owner, **_needle(request.address), "pseudonym": PSEUDONYM + wanted}
         candidates = connection.execute(statements("erasure")["addresses"], values).scalars()
         written = [text for text in candidates if key.address(request.owner, text) == wanted]
-        insert_rows(connection, addresses, [{"address": text} for text in written])
+        scratch.insert_rows(connection, addresses, [{"address": text} for text in written])
         execute(connection, "erasure", "conversations_of_addresses", **owner)
     known = _in_scope(connection, request)
     while True:
@@ -117,7 +117,7 @@ def find(connection: sa.Connection, request: Request, key: ErasureKey, landed: L
 
 
 def _add(connection: sa.Connection, conversations: set[str]) -> None:
-    insert_rows(connection, scope, [{"conversation_id": id_} for id_ in sorted(conversations)])
+    scratch.insert_rows(connection, scope, [{"conversation_id": id_} for id_ in sorted(conversations)])
 
 
 def _needle(address: str) -> dict[str, str]:

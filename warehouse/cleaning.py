@@ -17,7 +17,6 @@ from streaming.erasure.personal import ADDRESSES, WORDS, ErasureKey, Mode, Owner
 from warehouse import scratch, tables
 from warehouse.promoted import promoted
 
-_CHUNK = 500  # rows of one INSERT: PostgreSQL binds 65,535 values at most
 _FETCHED = 10_000
 _SAID = (*ADDRESSES, *WORDS)
 _TEXTS = (*_SAID, "payload", "metadata")
@@ -33,12 +32,6 @@ def temporary(name: str, *columns: str) -> Table:
 
 
 _cleaned = temporary("cleaned_rows", "row_id", *_TEXTS)
-
-
-def insert_rows(connection: sa.Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, several in a statement: DuckDB takes 1 ms for each that comes alone."""
-    for begin in range(0, len(rows), _CHUNK):
-        connection.execute(sa.insert(table).values(list(rows[begin : begin + _CHUNK])))
 
 
 class Cleaner:
@@ -102,9 +95,7 @@ class Cleaner:
     def _put_back(self, rows: Sequence[Mapping[str, Any]], update: sa.Update) -> None:
         if not rows or self._dry_run:
             return
-        scratch.renew(self._connection, _cleaned)
-        insert_rows(self._connection, _cleaned, rows)
-        scratch.analyze(self._connection, _cleaned)
+        scratch.fill(self._connection, _cleaned, rows)
         self._connection.execute(update)
         scratch.drop(self._connection, _cleaned)
 

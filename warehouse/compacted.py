@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
+from streaming.batches import batched
 from streaming.sink.compaction import Step
 from warehouse import tables
 from warehouse.engine import Warehouse, writer
-
-_NAMES = 5_000  # of one statement: PostgreSQL binds 65,535 values at most
+from warehouse.landed import NAMES, forget_files
 
 
 def note_compacted(warehouse: Warehouse, steps: Iterable[Step], deleted: Sequence[str]) -> None:
@@ -33,8 +33,7 @@ def note_compacted(warehouse: Warehouse, steps: Iterable[Step], deleted: Sequenc
                 names = [file.name for file in step.files]
                 connection.execute(sa.delete(landed).where(landed.c.name.in_(names)))  # a load was quicker
                 connection.execute(sa.insert(landed), rows)
-        for part in _parts(deleted):
-            connection.execute(sa.delete(landed).where(landed.c.name.in_(part), landed.c.status == "loaded"))
+        forget_files(connection, deleted)
 
 
 def _last_load(connection: sa.Connection, names: Sequence[str]) -> int | None:
@@ -42,12 +41,8 @@ def _last_load(connection: sa.Connection, names: Sequence[str]) -> int | None:
     landed = tables.landed_files.c
     count = sa.select(sa.func.count(), sa.func.max(landed.load_id)).where(landed.status == "loaded")
     loaded, last = 0, None
-    for part in _parts(names):
+    for part in batched(names, lambda _: 1, NAMES):
         found, load_id = connection.execute(count.where(landed.name.in_(part))).one()
         loaded += found
         last = max(last or 0, load_id or 0)
     return last if loaded == len(names) else None
-
-
-def _parts(names: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (names[begin : begin + _NAMES] for begin in range(0, len(names), _NAMES))

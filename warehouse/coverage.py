@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from streaming.instants import EPOCH, from_ms, to_ms
 from warehouse.ledger import Dataset
 from warehouse.statements import statements
-from warehouse.windows import Window, ceil, floor
+from warehouse.windows import DAY_MINUTES, Window, ceil, floor
 
 DATASETS: tuple[Dataset, ...] = (
     "events",
@@ -28,7 +28,6 @@ DATASETS: tuple[Dataset, ...] = (
 """Those that are loaded by window, each after what it is made of."""
 
 DAY = timedelta(days=1)
-_DAY_MINUTES = 24 * 60
 
 
 class State(StrEnum):
@@ -56,7 +55,7 @@ class Span:
 
 def coverage(connection: sa.Connection, window: Window) -> list[Span]:
     """Every dataset on every UTC day that the window touches, cut to the window; by dataset and day."""
-    return _by_span(connection, window, floor(window.start, _DAY_MINUTES), DAY)
+    return _by_span(connection, window, floor(window.start, DAY_MINUTES), DAY)
 
 
 def coverage_of_chunks(
@@ -88,7 +87,7 @@ def _by_span(
     dataset: Dataset | None = None,
     loaded_since: datetime = EPOCH,
 ) -> list[Span]:
-    days = Window(floor(window.start, _DAY_MINUTES), ceil(window.end, _DAY_MINUTES))
+    days = Window(floor(window.start, DAY_MINUTES), ceil(window.end, DAY_MINUTES))
     values = {
         "first_day": days.start,
         "past_days": days.end,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Table, Text
 
-from streaming.batches import batched
 from streaming.directory import Directory
 from streaming.errors import CcaasError
 from warehouse import scratch
@@ -20,8 +19,6 @@ from warehouse.statements import run as execute
 from warehouse.statements import statements
 
 _SQL = "directory"
-# Rows of an INSERT: each takes DuckDB a millisecond on its own, and PostgreSQL takes 65,535 values.
-_CHUNK = 1_000
 
 _listed_queues = Table(
     "listed_queues",
@@ -93,8 +90,8 @@ def merge_directory(
         before = _counts(connection, whose)
         if not believe_empty:
             _require_some(directory, before, tenant_id)
-        _fill(connection, _listed_queues, ({"queue_id": queue.id, **_rest(queue)} for queue in directory.queues))
-        _fill(connection, _listed_agents, ({"agent_id": agent.id, **_rest(agent)} for agent in directory.agents))
+        scratch.fill(connection, _listed_queues, ({"queue_id": queue.id, **_rest(queue)} for queue in directory.queues))
+        scratch.fill(connection, _listed_agents, ({"agent_id": agent.id, **_rest(agent)} for agent in directory.agents))
         for table in ("queues", "agents"):
             for step in ("update", "retire", "insert"):
                 execute(connection, _SQL, f"{step}_{table}", **values)
@@ -131,10 +128,3 @@ def _counts(connection: sa.Connection, whose: Mapping[str, str]) -> tuple[int, i
 
 def _rest(entry: Any) -> dict[str, Any]:
     return {name: value for name, value in entry._asdict().items() if name != "id"}
-
-
-def _fill(connection: sa.Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-    scratch.renew(connection, table)
-    for chunk in batched(rows, lambda _: 1, _CHUNK):
-        connection.execute(sa.insert(table).values(chunk))
-    scratch.analyze(connection, table)

@@ -28,7 +28,7 @@ from streaming.erasure.personal import ErasureKey, Mode, Owner, Rule, Suppressed
 from streaming.instants import to_ms
 from warehouse import callers, scratch, tables
 from warehouse.callers import Landed, Request
-from warehouse.cleaning import Cleaner, insert_rows, temporary
+from warehouse.cleaning import Cleaner, temporary
 from warehouse.engine import Warehouse, publish_read_copy, writer
 from warehouse.statements import run as execute
 from warehouse.statements import statements
@@ -230,7 +230,7 @@ def _forget_samples(connection: sa.Connection, owner: Owner, suppressed: Suppres
     samples = [text for text in connection.execute(query).scalars() if suppressed.is_mentioned(owner, text)]
     if samples and not dry_run:
         scratch.renew(connection, _samples)
-        insert_rows(connection, _samples, [{"sample": text} for text in samples])
+        scratch.insert_rows(connection, _samples, [{"sample": text} for text in samples])
         execute(connection, "erasure", "forget_samples", **owner._asdict())
         scratch.drop(connection, _samples)
     return len(samples)

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 from streaming.errors import CcaasError, ConfigurationError, ServiceUnavailableError
@@ -55,6 +57,12 @@ class QualityError(CcaasError):
     def __init__(self, message: str, *, rule: str) -> None:
         super().__init__(message)
         self.rule = rule
+
+
+def first_of(said: Sequence[str], most: int) -> str:
+    """Messages as one, the rest as a count: an error that names thousands is read by nobody."""
+    more = f"; and {len(said) - most} more" if len(said) > most else ""
+    return "; ".join(said[:most]) + more
 
 
 def primary_message(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,18 +22,17 @@ from filelock import FileLock, Timeout
 from streaming.errors import CcaasError, ConfigurationError
 from streaming.instants import to_ms
 from warehouse.engine import Warehouse, reader
-from warehouse.errors import ExportError
+from warehouse.errors import ExportError, first_of
 from warehouse.export_files import Format, replaced, write_sums, writer_of
 from warehouse.export_rows import AGENTS, QUEUES, agent_tables, queue_tables
 from warehouse.export_state import Position, last_position, position, remember_position
 from warehouse.statements import statements
-from warehouse.windows import Window, floor
+from warehouse.windows import DAY_MINUTES, Window, floor, midnight
 
 log = structlog.get_logger()
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")  # as the settings allow; anything else is no folder's name either
 _DAY = timedelta(days=1)
-_DAY_MINUTES = 24 * 60
 _NAMED = 5  # failures in an error's message; the rest is counted
 
 
@@ -47,7 +46,7 @@ class TenantDay(NamedTuple):
     @property
     def window(self) -> Window:
         """The day, UTC."""
-        start = datetime.combine(self.day, time(), UTC)
+        start = midnight(self.day)
         return Window(start, start + _DAY)
 
     @property
@@ -145,7 +144,7 @@ def export_days(warehouse: Warehouse, target: Target, first: date, end: date, *,
         ConfigurationError: see :func:`export_new`.
         NoReadCopyError: see :func:`export_new`.
     """
-    window = Window(datetime.combine(first, time(), UTC), datetime.combine(end, time(), UTC))
+    window = Window(midnight(first), midnight(end))
     with _locked(warehouse, target.folder), reader(warehouse) as connection:
         horizon = position(connection).known_until
         days = sorted(_days(connection, "days_between", start=window.start, end=window.end))
@@ -194,8 +193,7 @@ def _raise(failed: Mapping[TenantDay, CcaasError], days: int) -> None:
     if not failed:
         return
     named = [f"{of.vendor}/{of.tenant_id} {of.day}: {error}" for of, error in failed.items()]
-    more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    msg = f"{len(failed)} of {days} tenants' days not exported: {'; '.join(named[:_NAMED])}{more}"
+    msg = f"{len(failed)} of {days} tenants' days not exported: {first_of(named, _NAMED)}"
     again = any(isinstance(error, ExportError) for error in failed.values())
     raise (ExportError if again else ConfigurationError)(msg)
 
@@ -253,13 +251,13 @@ def _days_since(
 ) -> list[TenantDay]:
     assert now.known_until  # noqa: S101 (the caller has asked)
     begin = (last.known_until if last else None) or due - _DAY
-    start = floor(begin, _DAY_MINUTES)
+    start = floor(begin, DAY_MINUTES)
     found = _days(connection, "days_between", start=start, end=max(now.known_until, start))
     if last:
         found |= {TenantDay(vendor, tenant_id, date.fromisoformat(day)) for vendor, tenant_id, day in last.failed}
         loads = {"load_id": last.load_id, "newest_load_id": now.load_id}
         for bounds in connection.execute(statements("export")["windows_since"], loads).all():
-            whole_days = Window(*bounds).widened(_DAY_MINUTES)  # cells that are no more were of these days, too
+            whole_days = Window(*bounds).widened(DAY_MINUTES)  # cells that are no more were of these days, too
             found |= _days(connection, "days_between", start=whole_days.start, end=whole_days.end)
         found |= _days(
             connection,

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from streaming.files import sync_folder
 from warehouse.errors import ExportError
 
 Format = Literal["csv", "parquet"]
@@ -62,7 +63,7 @@ def replaced(path: Path, changed: list[Path]) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
             if digest(temporary) != digest(path):
                 temporary.replace(path)
-                _sync(path.parent)
+                sync_folder(path.parent)
                 changed.append(path)
         finally:
             temporary.unlink(missing_ok=True)  # a full disk needs the room; a killed run's is written over
@@ -140,12 +141,3 @@ class _Parquet:
     def close(self) -> None:
         """See :class:`RowWriter`."""
         self._writer.close()
-
-
-def _sync(folder: Path) -> None:
-    """A rename is durable only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from warehouse.engine import Warehouse
 from warehouse.expectations import key_of, measures_of
 from warehouse.ledger import last_arrival
 from warehouse.statements import statements
-from warehouse.windows import Window, floor
+from warehouse.windows import DAY_MINUTES, Window, ceil, floor
 
 # Tables that grow without end are looked at within the window, by this column.
 _TIMES = {
@@ -81,9 +81,7 @@ def _values(connection: sa.Connection, warehouse: Warehouse, window: Window, now
     usage_through, _ = last_arrival(connection, "metadata_field_usage")
     cells_end = window.start if horizon is None else max(window.start, min(window.end, horizon))
     cells_end = floor(cells_end, warehouse.interval_minutes)
-    first_midnight = _midnight(window.start)
-    if first_midnight < window.start:
-        first_midnight += timedelta(days=1)
+    first_midnight = ceil(window.start, DAY_MINUTES)
     return {
         "start": window.start,
         "end": window.end,
@@ -95,7 +93,7 @@ def _values(connection: sa.Connection, warehouse: Warehouse, window: Window, now
         "last_day": window.end.date(),
         "first_midnight": first_midnight,
         "cells_last_day": cells_end.date(),
-        "cells_last_midnight": _midnight(cells_end),
+        "cells_last_midnight": floor(cells_end, DAY_MINUTES),
         "future_ms": to_ms(now + _FUTURE),
         "silent_since": window.end - _SILENT,
         "near_ms": REST_NEAR_MS,
@@ -106,10 +104,6 @@ def _values(connection: sa.Connection, warehouse: Warehouse, window: Window, now
         "daily_through": min(daily_through, through),
         "usage_through": usage_through,
     }
-
-
-def _midnight(instant: datetime) -> datetime:
-    return datetime.combine(instant.date(), time(), UTC)
 
 
 def _basics(table: sa.Table, window: Window) -> Iterator[tuple[str, sa.Select[Any]]]:

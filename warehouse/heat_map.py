@@ -11,11 +11,10 @@ import sqlalchemy as sa
 from streaming.instants import from_ms
 from warehouse.pictures import INK, MUTED, png_of, span_text
 from warehouse.statements import statements
-from warehouse.windows import Window, floor
+from warehouse.windows import DAY_MINUTES, Window, floor
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _PALEST, _DARKEST = "#f3f6f9", "#0b3c5d"  # one hue, from light to dark: read by anybody, and in print
-_DAY_MINUTES = 24 * 60
 
 Cells = list[list[float | None]]
 """Seven weekdays from Monday, 24 hours each; None for a weekday of which the window has none."""
@@ -32,7 +31,7 @@ def weekday_hours(connection: sa.Connection, window: Window, *, tenant_id: str |
     hours = {from_ms(int(hour_ms)): int(offered) for hour_ms, offered in rows}
     days = Counter[int]()
     if hours:
-        day = floor(min(hours), _DAY_MINUTES)
+        day = floor(min(hours), DAY_MINUTES)
         while day < window.end:
             days[day.weekday()] += 1
             day += timedelta(days=1)
@@ -108,5 +107,5 @@ def number_text(value: float) -> str:
 
 def last_weeks(end: datetime, weeks: int) -> Window:
     """The whole UTC weeks' worth of days before the day of ``end``."""
-    day = floor(end, _DAY_MINUTES)
+    day = floor(end, DAY_MINUTES)
     return Window(day - timedelta(weeks=weeks), day)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from warehouse.pictures import GRID, INK, MUTED, day_number, png_of, time_axis
+from warehouse.pictures import GRID, INK, MUTED, busy_part, day_number, png_of, time_axis
 from warehouse.windows import Window
 
 # Blue and amber are told apart with any kind of colour blindness, and in grey.
@@ -131,5 +131,4 @@ def _busy(panels: Sequence[Panel], window: Window, bucket: timedelta) -> tuple[d
     starts = [bar.start for panel in panels for bar in panel.bars]
     if not starts:
         return window.start, window.end
-    margin = timedelta(hours=1)
-    return max(window.start, min(starts) - margin), min(window.end, max(starts) + bucket + margin)
+    return busy_part(window, min(starts), max(starts) + bucket)

@@ -93,19 +93,7 @@ def inspect(store: Store, name: str) -> LandingFile:
         OSError: the disk does not answer; the file may be good.
         ServiceUnavailableError: as OSError, of a remote store.
     """
-    try:
-        with store.open(name) as file:
-            metadata = pq.read_metadata(file)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        # Arrow tells neither a broken file nor a remote store that went away by an errno: with the whole content here
-        # it is the file.
-        content = store.read(name)
-        try:
-            metadata = pq.read_metadata(pa.BufferReader(content))
-        except (pa.ArrowException, OSError) as broken:
-            raise BrokenFileError(str(broken)) from broken
+    metadata = _footer(store, name)
     try:
         schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError) as error:
@@ -127,17 +115,30 @@ def earliest_ms(store: Store, name: str) -> int | None:
         ServiceUnavailableError: a remote store does not answer.
     """
     try:
-        with store.open(name) as file:
-            metadata = pq.read_metadata(file)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        metadata = _footer(store, name)
+    except BrokenFileError:
         return None
     column = metadata.schema.names.index("timestamp") if "timestamp" in metadata.schema.names else None
     if column is None:
         return None
     groups = (metadata.row_group(number).column(column).statistics for number in range(metadata.num_row_groups))
     return min((found.min for found in groups if found is not None and found.has_min_max), default=None)
+
+
+def _footer(store: Store, name: str) -> pq.FileMetaData:
+    try:
+        with store.open(name) as file:
+            return pq.read_metadata(file)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+    # Arrow tells neither a broken file nor a remote store that went away by an errno: with the whole content here it is
+    # the file.
+    content = store.read(name)
+    try:
+        return pq.read_metadata(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as broken:
+        raise BrokenFileError(str(broken)) from broken
 
 
 def read_through(store: Store, file: LandingFile) -> None:

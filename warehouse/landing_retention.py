@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
-
-import sqlalchemy as sa
 
 from streaming.settings import Settings
 from streaming.sink.expiry import Due, due_files, expire_files, first_day, rows_of
@@ -13,12 +10,11 @@ from streaming.sink.landing import RAW
 from streaming.sink.landing_lease import landing_lease
 from streaming.sink.manifest import COMPACTED
 from streaming.sink.store import Store
-from warehouse import tables
 from warehouse.engine import Warehouse, writer
+from warehouse.landed import forget_files, loaded_files
 from warehouse.retention import Expiry, Record
 
 _PATIENCE_S = 600.0
-_NAMES = 5_000  # of one statement: PostgreSQL binds 65,535 values at most
 _NAMED = 5  # in a note
 
 
@@ -41,7 +37,8 @@ def expire_landing(
         OSError: the disk does not answer.
     """
     store = warehouse.store
-    known = _loaded(warehouse)
+    with writer(warehouse) as connection:
+        known = loaded_files(connection)
     if dry_run:
         return _expiry(due_files(store, before, known.__contains__), before, known)
     record = Record(run_id, "landing", before)
@@ -55,16 +52,9 @@ def expire_landing(
         with connection.begin():
             record.add(connection, rows=expiry.rows, files=expiry.files, size=expiry.bytes)
         record.end(connection, "finished", expiry.note)
-        _forget(connection, _gone(store, known))
+        with connection.begin():
+            forget_files(connection, _gone(store, known))
     return expiry
-
-
-def _loaded(warehouse: Warehouse) -> dict[str, int]:
-    """Rows of the files that are loaded, by name."""
-    files = tables.landed_files.c
-    with writer(warehouse) as connection:
-        found = connection.execute(sa.select(files.name, files.rows).where(files.status == "loaded")).all()
-    return {name: rows or 0 for name, rows in found}
 
 
 def _expiry(due: Due, before: datetime, known: dict[str, int]) -> Expiry:
@@ -88,12 +78,3 @@ def _gone(store: Store, known: dict[str, int]) -> list[str]:
     """Files of the list that have been deleted. The list is older than what is looked at here, and no name returns."""
     there = {entry.name for folder in (RAW, COMPACTED) for entry in store.entries(folder)}
     return sorted(known.keys() - there)
-
-
-def _forget(connection: sa.Connection, names: Sequence[str]) -> None:
-    """Keep the list of loaded files from growing for ever."""
-    files = tables.landed_files
-    with connection.begin():
-        for begin in range(0, len(names), _NAMES):
-            part = names[begin : begin + _NAMES]
-            connection.execute(sa.delete(files).where(files.c.name.in_(part), files.c.status == "loaded"))

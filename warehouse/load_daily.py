@@ -16,9 +16,8 @@ from warehouse.facts import insert_facts
 from warehouse.ledger import LoadResult, LoadRun, last_arrival, load_run
 from warehouse.statements import run as execute
 from warehouse.statements import statements
-from warehouse.windows import Window
+from warehouse.windows import DAY_MINUTES, Window
 
-_DAY_MINUTES = 24 * 60
 # Built at a time, as for the interval cells: a week of a large centre fits into DuckDB's memory limit.
 _CHUNK_MS = 7 * DAY_MS
 # No event is dated later: the end of the year 9999.
@@ -47,7 +46,7 @@ def load_daily_analytics(warehouse: Warehouse, window: Window | None = None, *, 
     """
     with writer(warehouse) as connection:
         if window:
-            window = window.widened(_DAY_MINUTES)
+            window = window.widened(DAY_MINUTES)
             with load_run(connection, "daily_analytics", "window", run_id, window) as run:
                 scratch.renew(connection, scratch.daily_scope)
                 _scope_range(connection, window.start_ms, window.end_ms)
@@ -90,9 +89,18 @@ def _touch(connection: sa.Connection, through: int, newest: int) -> None:
     scratch.renew(connection, scratch.conversation_scope)
     execute(connection, "conversations", "touch_arrival", through=through, newest=newest)
     scratch.analyze(connection, scratch.conversation_scope)
-    execute(connection, "daily", "relatives_ever")
+    _add_relatives(connection, "masters_ever")
     scratch.analyze(connection, scratch.conversation_scope)
     execute(connection, "daily", "touch_days", day_ms=DAY_MS)
+
+
+def _add_relatives(connection: sa.Connection, masters: str) -> None:
+    """Take the contacts with the same master contact into the scope, too."""
+    scratch.renew(connection, scratch.master_scope)
+    execute(connection, "daily", masters)
+    scratch.analyze(connection, scratch.master_scope)
+    execute(connection, "daily", "relatives")
+    scratch.drop(connection, scratch.master_scope)
 
 
 def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun) -> None:
@@ -105,7 +113,7 @@ def _rebuild(connection: sa.Connection, warehouse: Warehouse, run: LoadRun) -> N
         scratch.renew(connection, scratch.conversation_scope, scratch.queue_facts)
         execute(connection, "daily", "scope_conversations", **values, **span)
         scratch.analyze(connection, scratch.conversation_scope)
-        execute(connection, "daily", "relatives")
+        _add_relatives(connection, "masters")
         insert_facts(connection)
         execute(connection, "daily", "delete", **span)
         run.rows += execute(connection, "daily", "insert", **values, **span)

@@ -17,6 +17,7 @@ from streaming.batches import batched
 from warehouse import expired, landing, quality, scratch, tables, twins
 from warehouse.engine import Warehouse, writer
 from warehouse.errors import QualityError, StagingError
+from warehouse.landed import loaded_files
 from warehouse.landing import BrokenFileError, LandingFile
 from warehouse.ledger import Kind, LoadResult, LoadRun, load_run
 from warehouse.promoted import columns, promoted
@@ -223,9 +224,7 @@ def _note_files(connection: sa.Connection, files: Sequence[LandingFile], load_id
 
 
 def _new_files(connection: sa.Connection, warehouse: Warehouse) -> tuple[list[LandingFile], list[str]]:
-    files = tables.landed_files.c
-    loaded = sa.select(files.name).where(files.status == "loaded")
-    known = set(connection.execute(loaded).scalars())
+    known = set(loaded_files(connection))
     connection.commit()
     return _inspected(connection, warehouse, landing.list_files(warehouse.store, known))
 

@@ -33,8 +33,6 @@ log = structlog.get_logger()
 _SQL = "failed_events"
 # Kinds of failure in a tenant's hour; what is beyond is counted together.
 _MAX_KINDS = 500
-# Rows of one INSERT.
-_CHUNK = 500
 _YEAR_9999_MS = 253_402_300_799_999
 
 
@@ -169,7 +167,7 @@ def _write_letters(
         for number, (kind, group) in enumerate(letters.groups.items())
     ]  # fmt: skip
     with load_run(connection, "failed_events", "arrival", run_id) as run:
-        _fill(connection, scratch.failed_batch, rows)
+        scratch.fill(connection, scratch.failed_batch, rows)
         scratch.renew(connection, scratch.failed_groups)
         execute(connection, _SQL, "fold_beyond", others=OTHERS, kinds=_MAX_KINDS)
         run.rows = _merge_into(connection, "add_letters")
@@ -198,12 +196,12 @@ def _write_outcomes(
         for key, audited in outcomes.audit.items()
     ]  # fmt: skip
     with load_run(connection, "failed_events", "arrival", run_id) as run:
-        _fill(connection, scratch.failed_batch, rows)
+        scratch.fill(connection, scratch.failed_batch, rows)
         scratch.renew(connection, scratch.failed_groups)
         execute(connection, _SQL, "fold_unknown", others=OTHERS)
         execute(connection, _SQL, "fold_beyond", others=OTHERS, kinds=_MAX_KINDS)
         run.rows = _merge_into(connection, "add_outcomes")
-        _fill(connection, scratch.replay_batch, audit)
+        scratch.fill(connection, scratch.replay_batch, audit)
         execute(connection, _SQL, "add_audit")
         execute(connection, _SQL, "insert_audit")
         _move(connection, reached)
@@ -233,13 +231,6 @@ def _key(kind: Kind) -> dict[str, Any]:
 def _instant(epoch_ms: int) -> Any:
     """UTC; what lies outside the years that a table holds is moved to their bound."""
     return from_ms(min(max(epoch_ms, 0), _YEAR_9999_MS))
-
-
-def _fill(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    scratch.renew(connection, table)
-    for first in range(0, len(rows), _CHUNK):
-        connection.execute(sa.insert(table).values(list(rows[first : first + _CHUNK])))
-    scratch.analyze(connection, table)
 
 
 def _move(connection: sa.Connection, reached: Mapping[Place, int]) -> None:

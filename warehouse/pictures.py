@@ -208,9 +208,13 @@ def _limits(counts: Sequence[IntervalCounts], window: Window) -> tuple[datetime,
     """The busy part of the window and an hour around it, so that closed hours do not fill the picture."""
     if not counts:
         return window.start, window.end
+    return busy_part(window, counts[0].start, counts[-1].start + timedelta(minutes=counts[-1].minutes))
+
+
+def busy_part(window: Window, first: datetime, last: datetime) -> tuple[datetime, datetime]:
+    """A window cut to an hour around what is in it, from ``first`` to ``last``."""
     margin = timedelta(hours=1)
-    last = counts[-1].start + timedelta(minutes=counts[-1].minutes)
-    return max(window.start, counts[0].start - margin), min(window.end, last + margin)
+    return max(window.start, first - margin), min(window.end, last + margin)
 
 
 def span_text(window: Window) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from warehouse.checkpoint import Result, judge
 from warehouse.completeness import BusCheck, compare_with_bus, note_reached
 from warehouse.engine import Warehouse, reader, writer
 from warehouse.frames import Frame, frames
+from warehouse.retention import cuts
 from warehouse.windows import Window
 
 SUITE = "quality-checks"
@@ -78,16 +79,9 @@ def _all_frames(
 
 def _kept(settings: Settings, window: Window) -> Window:
     """The part of the window of which everything is kept."""
-    retention = settings.retention
-    days = [
-        number
-        for number in (retention.events_days, retention.conversations_days, retention.intervals_days)
-        if number is not None
-    ]
-    if not days:
-        return window
-    today = datetime.combine(window.end.date(), time(), UTC)
-    return Window(max(window.start, today - timedelta(days=min(days))), window.end)
+    due = cuts(settings.retention, window.end)
+    looked_at = [due[name] for name in ("events", "conversations", "intervals") if name in due]
+    return Window(max(window.start, *looked_at), window.end) if looked_at else window
 
 
 def record(warehouse: Warehouse, checked: Checked, *, run_id: str, checked_at: datetime, keep_days: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -18,10 +18,11 @@ from streaming.instants import EPOCH, to_ms
 from streaming.settings import RetentionSettings
 from warehouse import landing, scratch, tables
 from warehouse.engine import Warehouse, writer
+from warehouse.landed import loaded_files
 from warehouse.ledger import Dataset, last_arrival
 from warehouse.statements import run as execute
 from warehouse.statements import statements
-from warehouse.windows import Window, to_utc
+from warehouse.windows import DAY_MINUTES, Window, floor, midnight, to_utc
 
 # Files that a note names.
 _NAMED = 3
@@ -31,7 +32,7 @@ BATCH_ROWS = 1_000_000
 
 _TABLES = ("events", "conversations", "intervals", "daily", "field_usage", "failed_events")
 
-# What is built from events by arrival. The first two always are; the others if they were ever loaded.
+# What is built from events by arrival. The first two always are; the others only where they are.
 _ALWAYS_BUILT: tuple[Dataset, ...] = ("conversations", "wfm_intervals")
 _BUILT: tuple[Dataset, ...] = (*_ALWAYS_BUILT, "daily_analytics", "metadata_field_usage")
 
@@ -118,7 +119,7 @@ def cuts(settings: RetentionSettings, due: datetime) -> dict[str, datetime]:
     Raises:
         WindowError: ``due`` has no time zone.
     """
-    today = datetime.combine(to_utc(due, "due").date(), time(), UTC)
+    today = floor(to_utc(due, "due"), DAY_MINUTES)
     days = {name: getattr(settings, f"{name}_days") for name in ("landing", *_TABLES)}
     return {name: max(today - timedelta(days=kept), EPOCH) for name, kept in days.items() if kept is not None}
 
@@ -183,7 +184,7 @@ def _delete(
 ) -> int:
     deleted = 0
     for batch in batched(days, lambda day: day[1], batch_rows):
-        span = Window(_midnight(batch[0][0]), _midnight(batch[-1][0] + timedelta(days=1)))
+        span = Window(midnight(batch[0][0]), midnight(batch[-1][0] + timedelta(days=1)))
         with writer(warehouse) as connection, connection.begin(), _kept(connection, dataset, record.before, span):
             values = {"start": span.start, "end": span.end, "start_ms": span.start_ms, "end_ms": span.end_ms}
             rows = sum(
@@ -234,7 +235,7 @@ def _waits(connection: sa.Connection, warehouse: Warehouse, before: datetime) ->
 
 def _not_loaded(connection: sa.Connection, warehouse: Warehouse, before: datetime) -> list[str]:
     """Some landing files that no load has taken and that hold events which are due: a load would pass them over."""
-    known = set(connection.execute(sa.select(tables.landed_files.c.name)).scalars())
+    known = set(loaded_files(connection))
     connection.commit()
     found: list[str] = []
     for name in landing.list_files(warehouse.store, known, Window(EPOCH, before)):
@@ -267,7 +268,3 @@ def _checkpoint(warehouse: Warehouse) -> None:
         with writer(warehouse) as connection:
             connection.execute(sa.text("CHECKPOINT"))
             connection.commit()
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)

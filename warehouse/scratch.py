@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,10 +10,13 @@ from sqlalchemy import BigInteger, Column, MetaData, Table, Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 
+from streaming.batches import batched
 from warehouse import tables
 from warehouse.statements import statements
 
 _metadata = MetaData()
+
+_INSERTED = 500  # rows of one INSERT: PostgreSQL binds 65,535 values at most
 
 
 class CreateView(sa.schema.ExecutableDDLElement):
@@ -157,6 +160,9 @@ windows_left = _scratch(
 daily_scope = _scratch("daily_scope", Column("vendor", Text), Column("tenant_id", Text), Column("day_ms", BigInteger))
 """Days of a tenant, epoch ms of their start, whose daily analytics are rebuilt; unique."""
 
+master_scope = _scratch("master_scope", Column("vendor", Text), Column("tenant_id", Text), Column("master_id", Text))
+"""Master contacts of the conversations in scope; unique."""
+
 twin_scope = _scratch("twin_scope", Column("vendor", Text), Column("tenant_id", Text), Column("conversation_id", Text))
 """Conversations whose reconciled events are decided; unique."""
 
@@ -234,6 +240,19 @@ def drop(connection: sa.Connection, *unwanted: Table) -> None:
     """Drop temporary tables if they are there."""
     for table in unwanted:
         connection.execute(sa.schema.DropTable(table, if_exists=True))
+
+
+def insert_rows(connection: sa.Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Insert rows, several in a statement: DuckDB takes 1 ms for each that comes alone."""
+    for part in batched(rows, lambda _: 1, _INSERTED):
+        connection.execute(sa.insert(table).values(part))
+
+
+def fill(connection: sa.Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Make a temporary table anew, of these rows."""
+    renew(connection, table)
+    insert_rows(connection, table, rows)
+    analyze(connection, table)
 
 
 def analyze(connection: sa.Connection, *filled: Table) -> None:

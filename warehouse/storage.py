@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from streaming.files import sync_folder
 from warehouse.engine import Warehouse, writer
 
 
@@ -48,9 +49,5 @@ def forget_deleted(warehouse: Warehouse, changed: Sequence[sa.Table]) -> None:
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.replace(database)
-        folder = os.open(database.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # else the old file might be back after a power cut
-        finally:
-            os.close(folder)
+        sync_folder(database.parent)  # else the old file might be back after a power cut
         # What is still open is the old file, which has no name any more; nothing is written to it.

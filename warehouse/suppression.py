@@ -15,7 +15,7 @@ from streaming.erasure.personal import ErasureKey, Mode, Owner, Rule, Suppressed
 from streaming.errors import ConfigurationError
 from streaming.instants import from_ms, to_ms
 from warehouse import scratch, tables
-from warehouse.cleaning import Cleaner, insert_rows, temporary
+from warehouse.cleaning import Cleaner, temporary
 from warehouse.statements import run as execute
 from warehouse.statements import statements
 
@@ -77,7 +77,7 @@ def put_on_list(
         }
         for kind, digest, rule in entries
     ]
-    insert_rows(connection, _new, rows)
+    scratch.insert_rows(connection, _new, rows)
     for statement in ("keep_stronger", "take_off", "put_on"):
         execute(connection, "erasure", statement)
     scratch.drop(connection, _new)
@@ -118,9 +118,7 @@ def clean_loaded(connection: sa.Connection, secret: SecretStr | None, load_id: i
         ]
         if entries:
             put_on_list(connection, owner, entries, key, f"load {load_id}")
-    scratch.renew(connection, _contacts)
-    insert_rows(connection, _contacts, [contact.row(mode) for contact, mode in found.items()])
-    scratch.analyze(connection, _contacts)
+    scratch.fill(connection, _contacts, [contact.row(mode) for contact, mode in found.items()])
     cleaner = Cleaner(connection, key)
     cleaned = sum(
         cleaner.events(table, "event_id", _rows_of_contacts(table, load_id), lambda row: cast("Mode", row.mode))

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from streaming.instants import EPOCH, from_ms, to_ms
 from warehouse.errors import WindowError
+
+DAY_MINUTES = 24 * 60
+"""The grid of whole days, for :func:`floor` and :func:`ceil`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,11 @@ def to_utc(instant: datetime, name: str) -> datetime:
         msg = f"{name} is {instant.isoformat()}: events are dated from 1970 on, give a later instant"
         raise WindowError(msg)
     return instant
+
+
+def midnight(day: date) -> datetime:
+    """Start of a UTC day."""
+    return datetime.combine(day, time(), UTC)
 
 
 def floor(instant: datetime, interval_minutes: int) -> datetime:

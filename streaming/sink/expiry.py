@@ -114,7 +114,7 @@ def expire_files(
         store,
         replace(
             manifest,
-            # The next step of the newest: whatever another holder of the lease writes has a higher number.
+            # The next step of the newest: who holds the lease later writes a higher number.
             number=Number(manifest.number.epoch, manifest.number.step + 1),
             files=tuple(file for file in manifest.files if file.name not in gone),
             covered={**covered, **dict.fromkeys([*gone, *due.raw], datetime.now(UTC).timestamp())},

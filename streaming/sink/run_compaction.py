@@ -8,16 +8,12 @@ from typing import NamedTuple
 
 import structlog
 
-from streaming.lease import LeaseKeeper
 from streaming.settings import Settings
 from streaming.sink.compaction import Limits, Step, clean_up, compact
+from streaming.sink.landing_lease import hold_landing
 from streaming.sink.store import open_store
-from streaming.state import open_state
 
 log = structlog.get_logger()
-
-LEASE = "landing/compaction"
-"""Whoever holds it may replace and delete landing files, and nobody else."""
 
 
 class Compaction(NamedTuple):
@@ -50,29 +46,21 @@ def run_compaction(settings: Settings, before: date, limits: Limits | None = Non
     """
     store = open_store(settings.landing)
     scratch = settings.data_dir / "scratch"
-    engine = open_state(settings.state_url)
-    ttl = settings.state.lease_ttl_seconds
-    keeper = LeaseKeeper(engine, [LEASE], ttl=ttl)
-    keeper.start()
-    try:
-        # A holder that was killed counts as silent only after the time to live, seen from here.
-        if keeper.wait_for_any(3 * ttl) is None:
+    # Long enough for a holder that was killed to count as silent.
+    with hold_landing(settings, 3 * settings.state.lease_ttl_seconds) as held:
+        if held is None:
             log.warning(
                 "another process is at the landing files: compaction, retention or erasure; nothing was compacted"
             )
             return None
-        epoch = keeper.held()[LEASE]
         shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
         deleted = clean_up(store, timedelta(hours=settings.sink.compact_grace_hours))
         steps = compact(
             store,
-            epoch,
+            held.epoch,
             before,
             limits=limits or Limits(min_rows=settings.sink.compact_min_rows),
             scratch=scratch,
-            is_ours=lambda: keeper.epoch(LEASE) == epoch,
+            is_ours=held.is_ours,
         )
         return Compaction(list(steps), deleted)
-    finally:
-        keeper.close()
-        engine.dispose()

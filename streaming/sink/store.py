@@ -24,6 +24,7 @@ import structlog
 from pyarrow import fs
 
 from streaming.errors import ConfigurationError, ServiceUnavailableError
+from streaming.files import sync_folder
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -149,7 +150,7 @@ class LocalStore:
             temporary.unlink(missing_ok=True)  # a full disk needs the room; a killed writer's is an orphan
             raise
         temporary.rename(final)
-        _sync(final.parent)
+        sync_folder(final.parent)
 
     def open(self, name: str) -> pa.NativeFile:
         """See :class:`Store`."""
@@ -169,7 +170,7 @@ class LocalStore:
         final = self.folder / target
         _make_folder(final.parent)
         (self.folder / name).rename(final)
-        _sync(final.parent)
+        sync_folder(final.parent)
 
     def delete(self, name: str) -> None:
         """See :class:`Store`."""
@@ -314,13 +315,4 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    """A rename is durable only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder.parent)

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from prefect.logging import disable_run_logger
 
+import flows._load as shared
 import flows.backfill as module
 import flows.coverage as shown_by
 from flows.backfill import backfill
@@ -35,8 +36,8 @@ def test_a_window_is_loaded_and_shown_also_if_a_chunk_fails(tmp_path: Path, monk
     monkeypatch.setattr(shown_by, "show_table", tables.__setitem__)
     monkeypatch.setattr(shown_by, "scheduled_time", lambda: at("12:00:00", day=5))
     monkeypatch.setattr(shown_by, "show_picture", lambda key, png, _: pictures.update({key: png}))
-    monkeypatch.setattr(module, "create_progress_artifact", lambda **_: uuid4())
-    monkeypatch.setattr(module, "update_progress_artifact", lambda _, progress: done.append(progress))
+    monkeypatch.setattr(shared, "create_progress_artifact", lambda *_, **__: uuid4())
+    monkeypatch.setattr(shared, "update_progress_artifact", lambda _, progress: done.append(progress))
     warehouse = Warehouse.from_settings(load_settings())
     call = [queued("09:00:00", "c1"), assigned("09:00:30", "c1"), handled("09:03:00", "c1", talk_ms=150_000)]
     land(warehouse.landing_dir, *call)

@@ -16,8 +16,7 @@ from flows.erase_customer import erase_customer
 from streaming.errors import CcaasError, ConfigurationError, ServiceUnavailableError
 from streaming.lease import LeaseKeeper
 from streaming.settings import Settings, load_settings
-from streaming.sink.landing_lease import landing_lease
-from streaming.sink.run_compaction import LEASE
+from streaming.sink.landing_lease import LEASE, landing_lease
 from streaming.state import open_state
 from tests.conftest import Platform
 from tests.flows.shown import Shown

@@ -15,8 +15,8 @@ from streaming.lease import LeaseKeeper
 from streaming.settings import Settings
 from streaming.sink.compaction import Limits, clean_up, compact
 from streaming.sink.landing import LandingZone
+from streaming.sink.landing_lease import LEASE
 from streaming.sink.manifest import newest_manifest
-from streaming.sink.run_compaction import LEASE
 from streaming.sink.store import LocalStore
 from streaming.state import open_state
 from tests.s3 import S3Server, s3_server

@@ -82,7 +82,7 @@ def shown(bus: Bus, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Show
     monkeypatch.setattr(module, "show_table", shown.table)
     monkeypatch.setattr(module, "scheduled_time", lambda: NOW)
     monkeypatch.setattr(module, "run_id", lambda: "run")
-    monkeypatch.setattr(module, "_progress", lambda: lambda share: shown.events.append({"share": share}))
+    monkeypatch.setattr(module, "shown_progress", lambda *_: lambda share: shown.events.append({"share": share}))
     return shown
 
 

@@ -1,64 +1,49 @@
 -- Daily analytics. daily_scope says which days of which tenants are rebuilt, from all facts of their conversations.
 
--- name: relatives
--- Contacts with the same master contact: a vendor may make a new contact of a transferred call.
-INSERT INTO conversation_scope (vendor, tenant_id, conversation_id)
-WITH masters AS (
-    SELECT DISTINCT c.vendor, c.tenant_id, coalesce(c.parent_conversation_id, c.conversation_id) AS master_id
-    FROM conversations c
-    JOIN conversation_scope s
-      ON s.vendor = c.vendor AND s.tenant_id = c.tenant_id AND s.conversation_id = c.conversation_id
-),
-found AS (
-    SELECT c.vendor, c.tenant_id, c.conversation_id
-    FROM conversations c
-    JOIN masters m ON m.vendor = c.vendor AND m.tenant_id = c.tenant_id AND m.master_id = c.parent_conversation_id
-    UNION
-    SELECT c.vendor, c.tenant_id, c.conversation_id
-    FROM conversations c
-    JOIN masters m ON m.vendor = c.vendor AND m.tenant_id = c.tenant_id AND m.master_id = c.conversation_id
-)
-SELECT f.vendor, f.tenant_id, f.conversation_id
-FROM found f
-WHERE NOT EXISTS (
-    SELECT 1
-    FROM conversation_scope s
-    WHERE s.vendor = f.vendor AND s.tenant_id = f.tenant_id AND s.conversation_id = f.conversation_id
-)
+-- name: masters
+-- The master contacts of those in scope: a vendor may make a new contact of a transferred call.
+INSERT INTO master_scope (vendor, tenant_id, master_id)
+SELECT DISTINCT c.vendor, c.tenant_id, coalesce(c.parent_conversation_id, c.conversation_id)
+FROM conversations c
+JOIN conversation_scope s
+  ON s.vendor = c.vendor AND s.tenant_id = c.tenant_id AND s.conversation_id = c.conversation_id
 
--- name: relatives_ever
+-- name: masters_ever
 -- Also those with which a contact was one before its newest event: it may name another master, or the first one. So all
 -- that any of its events names count, and the contact itself, which is the master of those that name it.
+INSERT INTO master_scope (vendor, tenant_id, master_id)
+SELECT s.vendor, s.tenant_id, s.conversation_id
+FROM conversation_scope s
+UNION
+SELECT c.vendor, c.tenant_id, c.parent_conversation_id
+FROM conversations c
+JOIN conversation_scope s
+  ON s.vendor = c.vendor AND s.tenant_id = c.tenant_id AND s.conversation_id = c.conversation_id
+WHERE c.parent_conversation_id IS NOT NULL
+UNION
+SELECT e.vendor, e.tenant_id, e.parent_conversation_id
+FROM events e
+JOIN conversation_scope s
+  ON s.vendor = e.vendor AND s.tenant_id = e.tenant_id AND s.conversation_id = e.conversation_id
+WHERE e.parent_conversation_id IS NOT NULL
+UNION
+SELECT r.vendor, r.tenant_id, r.parent_conversation_id
+FROM reconciled_events r
+JOIN conversation_scope s
+  ON s.vendor = r.vendor AND s.tenant_id = r.tenant_id AND s.conversation_id = r.conversation_id
+WHERE r.parent_conversation_id IS NOT NULL
+
+-- name: relatives
+-- Contacts with the same master contact.
 INSERT INTO conversation_scope (vendor, tenant_id, conversation_id)
-WITH masters AS (
-    SELECT s.vendor, s.tenant_id, s.conversation_id AS master_id
-    FROM conversation_scope s
-    UNION
-    SELECT c.vendor, c.tenant_id, c.parent_conversation_id
-    FROM conversations c
-    JOIN conversation_scope s
-      ON s.vendor = c.vendor AND s.tenant_id = c.tenant_id AND s.conversation_id = c.conversation_id
-    UNION
-    SELECT e.vendor, e.tenant_id, e.parent_conversation_id
-    FROM events e
-    JOIN conversation_scope s
-      ON s.vendor = e.vendor AND s.tenant_id = e.tenant_id AND s.conversation_id = e.conversation_id
-    WHERE e.parent_conversation_id IS NOT NULL
-    UNION
-    SELECT r.vendor, r.tenant_id, r.parent_conversation_id
-    FROM reconciled_events r
-    JOIN conversation_scope s
-      ON s.vendor = r.vendor AND s.tenant_id = r.tenant_id AND s.conversation_id = r.conversation_id
-    WHERE r.parent_conversation_id IS NOT NULL
-),
-found AS (
+WITH found AS (
     SELECT c.vendor, c.tenant_id, c.conversation_id
     FROM conversations c
-    JOIN masters m ON m.vendor = c.vendor AND m.tenant_id = c.tenant_id AND m.master_id = c.parent_conversation_id
+    JOIN master_scope m ON m.vendor = c.vendor AND m.tenant_id = c.tenant_id AND m.master_id = c.parent_conversation_id
     UNION
     SELECT c.vendor, c.tenant_id, c.conversation_id
     FROM conversations c
-    JOIN masters m ON m.vendor = c.vendor AND m.tenant_id = c.tenant_id AND m.master_id = c.conversation_id
+    JOIN master_scope m ON m.vendor = c.vendor AND m.tenant_id = c.tenant_id AND m.master_id = c.conversation_id
 )
 SELECT f.vendor, f.tenant_id, f.conversation_id
 FROM found f

@@ -14,11 +14,11 @@ import httpx
 
 from streaming.directory import Agent, Directory, Entry, Queue, text, whole_list
 from streaming.errors import ServiceUnavailableError
-from streaming.oauth import TokenSource
 from streaming.rest import RestClient
 from streaming.settings import Tenant
 from streaming.vendors import connection_of
 from streaming.vendors.genesys.connection import GenesysConnection
+from streaming.vendors.genesys.ingest import rest_client, token_source
 
 Json = Any
 
@@ -36,13 +36,7 @@ def genesys_directory(tenant: Tenant) -> Directory:
 
 async def _read(connection: GenesysConnection) -> Directory:
     async with httpx.AsyncClient(timeout=_TIMEOUT_S) as http:
-        tokens = TokenSource(
-            http,
-            token_url=connection.token_url,
-            client_id=connection.client_id,
-            client_secret=connection.client_secret.get_secret_value(),
-        )
-        rest = RestClient(http, tokens, requests_per_minute=connection.rest_requests_per_minute)
+        rest = rest_client(http, token_source(http, connection), connection)
         return Directory(
             await _list(rest, connection.api_url, _QUEUES, _queue),
             await _list(rest, connection.api_url, _USERS, _agent),

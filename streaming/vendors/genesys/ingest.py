@@ -42,7 +42,8 @@ _REMEMBERED = 1_000_000
 _MARK = "polled"
 # When the service ends, streams have so long to let go of sockets and channels.
 _END_S = 10.0
-# Ingest, completeness check and backfill are processes of their own and share the vendor's limit.
+# Ingest, completeness check and backfill are processes of their own and share the vendor's limit; sync-directory,
+# once a day, goes at the pace of one of them.
 _RATE_SHARE = 1 / 3
 
 
@@ -264,7 +265,11 @@ def token_source(http: httpx.AsyncClient, connection: GenesysConnection) -> Toke
     )
 
 
+def rest_client(http: httpx.AsyncClient, tokens: TokenSource, connection: GenesysConnection) -> RestClient:
+    """Requests to the tenant's REST API, within this process's share of the vendor's rate limit."""
+    return RestClient(http, tokens, requests_per_minute=connection.rest_requests_per_minute * _RATE_SHARE)
+
+
 def api_of(http: httpx.AsyncClient, tokens: TokenSource, connection: GenesysConnection) -> GenesysApi:
     """The tenant's REST API, within this process's share of the vendor's rate limit."""
-    rest = RestClient(http, tokens, requests_per_minute=connection.rest_requests_per_minute * _RATE_SHARE)
-    return GenesysApi(rest, connection.api_url)
+    return GenesysApi(rest_client(http, tokens, connection), connection.api_url)
