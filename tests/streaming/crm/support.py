@@ -16,7 +16,7 @@ import orjson
 import pytest
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry, retry_if_exception_type, stop_after_delay, stop_when_event_set, wait_fixed
 
 from devstack.simulators.crm_log import EffectLog, Entity
 from schemas.canonical import CanonicalEvent, EventType, event_id, latest_schema
@@ -25,6 +25,7 @@ from schemas.registry import Registry
 from streaming.crm.fold import Change, State, fold
 from streaming.crm.sync import run_crm_sync
 from streaming.deadletter import headers_of
+from streaming.errors import ServiceUnavailableError
 from streaming.settings import Tenant, load_settings
 from streaming.topics import ensure_topics
 from tests.conftest import Platform
@@ -195,14 +196,25 @@ class CrmPath:
     # Members
 
     @contextlib.contextmanager
-    def member(self, ends_with: type[BaseException] | None = None) -> Iterator[list[MutableMapping[str, Any]]]:
-        """A member in a thread; gives what it logs. It ends with that error, if one is named, else when told to."""
+    def member(
+        self, ends_with: type[BaseException] | None = None, *, anew: bool = False
+    ) -> Iterator[list[MutableMapping[str, Any]]]:
+        """A member in a thread; gives what it logs. It ends with that error, if one is named, else when told to.
+
+        With ``anew`` it is built anew while Kafka does not answer, as the deployment does.
+        """
         stop = threading.Event()
+        built_anew = Retrying(
+            retry=retry_if_exception_type(ServiceUnavailableError if anew else ()),
+            stop=stop_when_event_set(stop),
+            wait=wait_fixed(0.5),
+            reraise=True,
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("CCAAS_CONFIG", str(self.platform.config_of(0)))
             settings = load_settings()
         with structlog.testing.capture_logs() as logs, ThreadPoolExecutor(1) as thread:
-            ended = thread.submit(run_crm_sync, settings, stop)
+            ended = thread.submit(built_anew, run_crm_sync, settings, stop)
             # A member that ends by itself stops the waiting for what it should have done.
             self.failed = lambda: ended.exception() if ended.done() else None
             try:
