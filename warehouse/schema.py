@@ -12,7 +12,7 @@ from streaming.errors import ConfigurationError
 from streaming.settings import Settings
 from warehouse.engine import Warehouse, publish_read_copy, writer
 
-HEAD = "v0010"
+HEAD = "v0011"
 """Newest migration in ``warehouse/migrations/versions``; a test compares."""
 
 VERSION_TABLE = "ccaas_schema_version"

@@ -58,6 +58,11 @@ def _nullable_columns(table: Table, *names: str) -> list[Column[str] | Column[in
 staged_events = _scratch("staged_events", Column("staged_no", BigInteger), *_copy_of_events())
 """Rows of a batch of landing files, typed; on DuckDB a view of the files. ``staged_no`` tells equal rows apart."""
 
+maybe_known = _scratch(
+    "maybe_known", Column("staged_no", BigInteger), Column("event_key", BigInteger), Column("event_id", Text)
+)
+"""Staged rows whose ``event_key`` is in ``events``."""
+
 passed_over = _scratch("passed_over", Column("staged_no", BigInteger))
 """Staged rows that are not inserted: repeats of others, or of rows in ``events``; may repeat."""
 

@@ -87,12 +87,21 @@ def insert_staged(connection: sa.Connection, fields: Sequence[PromotedField], lo
     rows = sa.select(*[staged.c[name] for name in names], sa.literal(load_id)).where(~is_passed_over)
     into = sa.table(tables.events.name, *map(sa.column, [*names, "load_id"]))
     if connection.dialect.name == "duckdb":
-        run(connection, "events", "pass_over_known")
+        _pass_over_known(connection)
         connection.execute(sa.insert(into).from_select([*names, "load_id"], rows))
     else:
         scratch.analyze(connection, scratch.passed_over)
         insert = postgresql.insert(into).from_select([*names, "load_id"], rows)
         connection.execute(insert.on_conflict_do_nothing(index_elements=["event_id"]))
+
+
+def _pass_over_known(connection: sa.Connection) -> None:
+    """Mostly nothing is known, and the narrow keys tell so."""
+    scratch.renew(connection, scratch.maybe_known)
+    run(connection, "events", "find_known")
+    if connection.execute(statements("events")["count_maybe_known"]).scalar_one():
+        run(connection, "events", "pass_over_known")
+    scratch.drop(connection, scratch.maybe_known)
 
 
 def staging_error(error: Exception, files: Sequence[LandingFile]) -> StagingError:
@@ -109,11 +118,12 @@ def _stage(
     bounds: tuple[int, int],
 ) -> int:
     fields = promoted(connection)
-    select = _select(fields, {field.name for field in fields if _is_typed(field, files)})
+    is_duckdb = connection.dialect.name == "duckdb"
+    select = _select(fields, {field.name for field in fields if _is_typed(field, files)}, has_key=is_duckdb)
     values = {"files": [str(path) for path in paths], "low": bounds[0], "high": bounds[1]}
     scratch.drop_staged(connection)
     scratch.renew(connection, scratch.passed_over)
-    if connection.dialect.name == "duckdb":
+    if is_duckdb:
         for name in ("set_files", "set_low", "set_high"):
             run(connection, "landing", name, **values)
         connection.execute(scratch.CreateView(scratch.staged_events, select))
@@ -148,8 +158,11 @@ def _is_typed(field: PromotedField, files: Sequence[LandingFile]) -> bool:
     return bool(types) and all(type_ == promoted_column(field).type for type_ in types)
 
 
-def _select(fields: Sequence[PromotedField], typed: set[str]) -> str:
-    """The landing rows, and of each promoted field the typed column, if it is one, else what the metadata says."""
+def _select(fields: Sequence[PromotedField], typed: set[str], *, has_key: bool) -> str:
+    """The landing rows, and of each promoted field the typed column, if it is one, else what the metadata says.
+
+    ``event_key`` is NULL if the warehouse has no use for it.
+    """
     own = [sa.column(column.name, column.type) for column in scratch.staged_events.c]
     further: list[sa.ColumnClause[Any]] = [sa.column(name) for name in typed]
     landed = statements("landing")["select"].columns(*own, *further).subquery("landed")
@@ -160,7 +173,9 @@ def _select(fields: Sequence[PromotedField], typed: set[str]) -> str:
         if field.name in typed:
             value = sa.func.coalesce(landed.c[field.name], value)
         values.append(value.label(field.name))
-    select = sa.select(*[landed.c[column.name] for column in own], *values)
+    unused = set() if has_key else {"event_key"}
+    taken = [sa.null().label(name) if name in unused else landed.c[name] for name in (column.name for column in own)]
+    select = sa.select(*taken, *values)
     return str(select.compile(dialect=_DUCKDB, compile_kwargs={"literal_binds": True}))
 
 

@@ -62,6 +62,14 @@ def _event_columns() -> list[Column[Any]]:
         Column("offset", BigInteger, nullable=False, doc="Kafka offset", info=described(source=KAFKA)),
         instant("published_at", "Kafka's record time: when it was published", source=KAFKA),
         Column("load_id", BigInteger, nullable=False, doc=LOAD),
+        Column(
+            "event_key",
+            BigInteger,
+            doc="Number made of event_id, not unique: by it DuckDB, which has no index, finds ids; NULL on PostgreSQL",
+            info=described(
+                formula="last 12 characters of event_id as a hexadecimal number; of other texts 63 bits of the MD5"
+            ),
+        ),
     ]
 
 
