@@ -14,8 +14,8 @@ Row = tuple[Any, ...]
 Contents = dict[str, dict[Row, Row]]
 """By table: rows by key."""
 
-# Where, when and with which load a row arrived; everything else must not depend on the way.
-_ARRIVAL = {"topic", "partition", "offset", "published_at", "load_id"}
+# Where, when and with which load a row arrived, and DuckDB's number for its id; nothing else may depend on the way.
+_ARRIVAL = {"topic", "partition", "offset", "published_at", "load_id", "event_key"}
 
 _KEYS: dict[sa.Table, list[str]] = {
     tables.events: ["event_id"],
