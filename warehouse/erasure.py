@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from streaming.erasure.landing import Rewritten, rewrite
 from streaming.erasure.personal import ErasureKey, Mode, Owner, Rule, Suppressed
 from streaming.instants import to_ms
+from streaming.sink.landing_lease import Held
 from warehouse import callers, scratch, tables
 from warehouse.callers import Landed, Request
 from warehouse.cleaning import Cleaner, temporary
@@ -60,11 +61,11 @@ class Places(NamedTuple):
     """The places outside the warehouse's database.
 
     Attributes:
-        landing_lease: Held while landing files are replaced; gives a function that says whether it still is.
+        landing_lease: Held while landing files are replaced.
         live_state: Cleans a tenant's by the list (or, told ``dry_run``, counts) and gives the number of records.
     """
 
-    landing_lease: Callable[[], AbstractContextManager[Callable[[], bool]]]
+    landing_lease: Callable[[], AbstractContextManager[Held]]
     live_state: Callable[[Owner, Suppressed, bool], int]
 
 
@@ -130,8 +131,8 @@ def erase(
         on_step("database files")
         publish_read_copy(warehouse, force=True)
         on_step("readers' copy")
-    with places.landing_lease() as is_ours:
-        rewritten = rewrite(warehouse.store, found.suppressed, is_ours, dry_run=dry_run)
+    with places.landing_lease() as lease:
+        rewritten = rewrite(warehouse.store, found.suppressed, lease.is_ours, dry_run=dry_run)
     on_step("landing files")
     records = places.live_state(request.owner, found.suppressed, dry_run)
     on_step("live state")
@@ -156,8 +157,8 @@ def apply_list(warehouse: Warehouse, places: Places, *, dry_run: bool = False) -
         suppressed = read_list(connection, ErasureKey(warehouse.erasure_key))
         owners = sorted(suppressed.owners)
         samples = sum(_forget_samples(connection, owner, suppressed, dry_run=dry_run) for owner in owners)
-    with places.landing_lease() as is_ours:
-        rewritten = rewrite(warehouse.store, suppressed, is_ours, dry_run=dry_run)
+    with places.landing_lease() as lease:
+        rewritten = rewrite(warehouse.store, suppressed, lease.is_ours, dry_run=dry_run)
     records = sum(places.live_state(owner, suppressed, dry_run) for owner in owners)
     counts = {"failed_events.sample": samples, **_of_places(rewritten, records)}
     return Erasure(None, 0, counts, rewritten.unreadable)

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 # Rows without these can't be stored; every record has them, so a NULL means that the file is not the sink's.
 _REQUIRED = [name for name in SCHEMA.names if name != "_published_at"]
 
+_FIRST_MS = -(2**63)
+
 
 @dataclass(frozen=True, slots=True)
 class LandingFile:
@@ -108,7 +110,10 @@ def inspect(store: Store, name: str) -> LandingFile:
 
 
 def earliest_ms(store: Store, name: str) -> int | None:
-    """Vendor's time of a file's earliest event by its footer, epoch ms; None if it is empty or can't be told.
+    """Vendor's time of a file's earliest event by its footer, epoch ms.
+
+    Returns:
+        None if the file is empty or broken; a time before all others if its footer does not tell.
 
     Raises:
         OSError: the disk does not answer.
@@ -121,8 +126,9 @@ def earliest_ms(store: Store, name: str) -> int | None:
     column = metadata.schema.names.index("timestamp") if "timestamp" in metadata.schema.names else None
     if column is None:
         return None
-    groups = (metadata.row_group(number).column(column).statistics for number in range(metadata.num_row_groups))
-    return min((found.min for found in groups if found is not None and found.has_min_max), default=None)
+    groups = [group for group in map(metadata.row_group, range(metadata.num_row_groups)) if group.num_rows]
+    told = [group.column(column).statistics for group in groups]
+    return min((_FIRST_MS if each is None or not each.has_min_max else each.min for each in told), default=None)
 
 
 def _footer(store: Store, name: str) -> pq.FileMetaData:

@@ -45,8 +45,8 @@ def expire_landing(
     with writer(warehouse) as connection:
         record.begin(connection)
     grace = timedelta(hours=settings.sink.compact_grace_hours)
-    with landing_lease(settings, _PATIENCE_S) as is_ours:
-        due = expire_files(store, before, known.__contains__, grace, is_ours)
+    with landing_lease(settings, _PATIENCE_S) as lease:
+        due = expire_files(store, before, known.__contains__, grace, lease)
     expiry = _expiry(due, before, known)
     with writer(warehouse) as connection:
         with connection.begin():

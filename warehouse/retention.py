@@ -32,6 +32,9 @@ BATCH_ROWS = 1_000_000
 
 _TABLES = ("events", "conversations", "intervals", "daily", "field_usage", "failed_events")
 
+# They wait with the events: from events that are loaded late, a part of what has expired would be built.
+_WAITING_WITH_EVENTS = ("conversations", "intervals", "daily", "field_usage")
+
 # What is built from events by arrival. The first two always are; the others only where they are.
 _ALWAYS_BUILT: tuple[Dataset, ...] = ("conversations", "wfm_intervals")
 _BUILT: tuple[Dataset, ...] = (*_ALWAYS_BUILT, "daily_analytics", "metadata_field_usage")
@@ -51,6 +54,7 @@ class Expiry:
         bytes: their size.
         first_day: earliest day with something that expires.
         note: what was due and stays, and why.
+        waits: whether nothing expired, for what is still to be loaded or built.
     """
 
     dataset: str
@@ -60,6 +64,7 @@ class Expiry:
     bytes: int = 0
     first_day: date | None = None
     note: str = ""
+    waits: bool = False
 
 
 @dataclass(slots=True)
@@ -134,6 +139,8 @@ def expire_tables(
 ) -> list[Expiry]:
     """Delete what is dated before the cuts, some days a transaction. Again, or twice at once, changes nothing.
 
+    While events can't go, nothing that is built from them goes either.
+
     Between two transactions the warehouse is free for loads.
 
     Args:
@@ -147,22 +154,24 @@ def expire_tables(
         WarehouseBusyError: a load kept the lock.
         WarehouseDownError: the database went away; the days that are done stay deleted.
     """
-    expiries = [
-        _expire(warehouse, name, wanted[name], run_id, dry_run=dry_run, batch_rows=batch_rows)
-        for name in _TABLES
-        if name in wanted
-    ]
+    expiries: list[Expiry] = []
+    for name in _TABLES:
+        if name in wanted:
+            record = Record(run_id, name, wanted[name])
+            with_events = name in _WAITING_WITH_EVENTS and any(found.waits for found in expiries)
+            expiries.append(_expire(warehouse, record, with_events=with_events, dry_run=dry_run, batch_rows=batch_rows))
     if not dry_run:
         _checkpoint(warehouse)
     return expiries
 
 
-def _expire(
-    warehouse: Warehouse, dataset: str, before: datetime, run_id: str, *, dry_run: bool, batch_rows: int
-) -> Expiry:
-    record = Record(run_id, dataset, before)
+def _expire(warehouse: Warehouse, record: Record, *, with_events: bool, dry_run: bool, batch_rows: int) -> Expiry:
+    dataset, before = record.dataset, record.before
     with writer(warehouse) as connection:
-        waits = _waits(connection, warehouse, before) if dataset == "events" else []
+        if dataset == "events":
+            waits = _waits(connection, warehouse, before)
+        else:
+            waits = ["so do the events that they are built from"] if with_events else []
         days = [] if waits else _days(connection, dataset, before)
         undated = _days(connection, "undated", before) if dataset == "events" and not waits else []
         note = f"they stay: {'; '.join(waits)}" if waits else ""
@@ -176,7 +185,7 @@ def _expire(
         with writer(warehouse) as connection:
             record.end(connection, "waiting" if waits else "finished", note)
     first = min((day for day, _ in (*days, *undated)), default=None)
-    return Expiry(dataset=dataset, before=before, rows=rows, first_day=first, note=note)
+    return Expiry(dataset=dataset, before=before, rows=rows, first_day=first, note=note, waits=bool(waits))
 
 
 def _delete(

@@ -63,7 +63,7 @@ def read_list(connection: sa.Connection, key: ErasureKey, owner: Owner | None = 
 def put_on_list(
     connection: sa.Connection, owner: Owner, entries: Sequence[Entry], key: ErasureKey, erasure_id: str
 ) -> None:
-    """Add to the list, in the caller's transaction. Who is on it already stays, with the stronger mode."""
+    """Add to the list, in the caller's transaction. Of who is on it the stronger mode and the later end stay."""
     scratch.renew(connection, _new)
     rows = [
         {
@@ -78,7 +78,7 @@ def put_on_list(
         for kind, digest, rule in entries
     ]
     scratch.insert_rows(connection, _new, rows)
-    for statement in ("keep_stronger", "take_off", "put_on"):
+    for statement in ("keep_stronger", "keep_later", "take_off", "put_on"):
         execute(connection, "erasure", statement)
     scratch.drop(connection, _new)
 

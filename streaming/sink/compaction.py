@@ -36,6 +36,7 @@ from streaming.sink.manifest import (
     Manifest,
     Number,
     newest_manifest,
+    next_number,
     remove_old_manifests,
     write_manifest,
 )
@@ -123,8 +124,7 @@ def compact(
     """
     manifest = newest_manifest(store)
     raw = store.entries(RAW)
-    # Higher than every manifest there is, also where the state database with the epochs was lost.
-    number = Number(max(epoch, manifest.number.epoch + 1), 0)
+    number = next_number(manifest, epoch)
     there = {entry.name for entry in raw}
     # What an operator's rule has expired is no longer named; what a load has set aside may come back, mended.
     held = {entry.name for entry in store.entries(COMPACTED)}

@@ -17,7 +17,8 @@ from streaming.errors import FencedError
 from streaming.instants import to_ms
 from streaming.sink.compaction import clean_up
 from streaming.sink.landing import QUARANTINE, RAW, footer, higher
-from streaming.sink.manifest import COMPACTED, CompactedFile, Manifest, Number, newest_manifest, write_manifest
+from streaming.sink.landing_lease import Held
+from streaming.sink.manifest import COMPACTED, CompactedFile, Manifest, newest_manifest, next_number, write_manifest
 from streaming.sink.store import Store
 
 log = structlog.get_logger()
@@ -86,9 +87,16 @@ def due_files(store: Store, before: datetime, is_loaded: Callable[[str], bool]) 
 
 
 def expire_files(
-    store: Store, before: datetime, is_loaded: Callable[[str], bool], grace: timedelta, is_ours: Callable[[], bool]
+    store: Store, before: datetime, is_loaded: Callable[[str], bool], grace: timedelta, lease: Held
 ) -> Due:
     """Take due files out of the manifest, and delete what was taken out longer ago than the grace period.
+
+    Args:
+        store: The landing zone.
+        before: Midnight, UTC; see :func:`due_files`.
+        is_loaded: Whether the warehouse has loaded a file.
+        grace: For readers that began before.
+        lease: The caller's, of the landing zone.
 
     Returns:
         What is no longer part of the landing zone from now on.
@@ -107,15 +115,14 @@ def expire_files(
     covered = {name: since for name, since in manifest.covered.items() if name in there}
     offsets = _with_offsets(store, manifest, due.raw)
     gone = {file.name for file in due.compacted}
-    if not is_ours():
+    if not lease.is_ours():
         msg = "another process is at the landing files now; run again"
         raise FencedError(msg)
     write_manifest(
         store,
         replace(
             manifest,
-            # The next step of the newest: who holds the lease later writes a higher number.
-            number=Number(manifest.number.epoch, manifest.number.step + 1),
+            number=next_number(manifest, lease.epoch),
             files=tuple(file for file in manifest.files if file.name not in gone),
             covered={**covered, **dict.fromkeys([*gone, *due.raw], datetime.now(UTC).timestamp())},
             offsets=offsets,

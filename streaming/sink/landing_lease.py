@@ -57,8 +57,8 @@ def hold_landing(settings: Settings, patience_s: float) -> Iterator[Held | None]
 
 
 @contextmanager
-def landing_lease(settings: Settings, patience_s: float) -> Iterator[Callable[[], bool]]:
-    """As :func:`hold_landing`, for whom there is nothing to do without: gives what says whether it is still held.
+def landing_lease(settings: Settings, patience_s: float) -> Iterator[Held]:
+    """As :func:`hold_landing`, for whom there is nothing to do without it.
 
     Raises:
         ServiceUnavailableError: another process kept it, or the state database does not answer.
@@ -70,4 +70,4 @@ def landing_lease(settings: Settings, patience_s: float) -> Iterator[Callable[[]
                 "compaction, retention or erasure is running; run again"
             )
             raise ServiceUnavailableError(msg)
-        yield held.is_ours
+        yield held

@@ -87,6 +87,19 @@ def newest_manifest(store: Store) -> Manifest:
             continue
 
 
+def next_number(newest: Manifest, epoch: int) -> Number:
+    """Under which a new holder of the lease begins.
+
+    Higher than every manifest that there is, also where the state database with the epochs was lost; and higher than
+    what an earlier holder may still write.
+
+    Args:
+        newest: The manifest that counts.
+        epoch: Of the holder.
+    """
+    return Number(max(epoch, newest.number.epoch + 1), 0)
+
+
 def write_manifest(store: Store, manifest: Manifest) -> None:
     """Make a manifest the newest; its number must be higher than all that its writer has seen.
 

@@ -115,5 +115,5 @@ def test_while_files_are_compacted_nobody_rewrites_them(tenant: str) -> None:
     finally:
         compaction.close()
         engine.dispose()
-    with landing_lease(settings, 10) as is_ours:
-        assert is_ours()
+    with landing_lease(settings, 10) as lease:
+        assert lease.is_ours()

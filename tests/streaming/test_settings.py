@@ -78,6 +78,8 @@ def test_client_properties_reach_every_client_and_no_log(config: Path) -> None:
         ("[warehouse]\ninterval_minutes = 7\n", "warehouse.interval_minutes"),
         ('[registry]\nurl = "https://user:pw@host"\n', "registry.url"),
         ('[registry]\nurl = "host:8081"\n', "registry.url"),
+        ("[retention]\nintervals_days = 30\n", "set events_days to at most 30"),
+        ("[retention]\nevents_days = 31\ndaily_days = 30\n", "daily_days = 30 is shorter than events_days"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(config: Path, text: str, field: str) -> None:

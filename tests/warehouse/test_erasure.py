@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,10 +23,12 @@ from pydantic import SecretStr
 
 from schemas.canonical import RECOVERED_KEY, EventType
 from schemas.promoted import PromotedField
-from streaming.erasure.personal import PSEUDONYM, ErasureKey, Mode, Owner, normal_address
+from streaming.erasure.personal import PSEUDONYM, ErasureKey, Mode, Owner, Rule, normal_address
 from streaming.errors import ConfigurationError, FencedError
+from streaming.instants import to_ms
 from streaming.sink.compaction import Limits, compact
 from streaming.sink.landing import footer
+from streaming.sink.landing_lease import Held
 from tests.s3 import s3_server
 from tests.warehouse.events import (
     Event,
@@ -50,6 +52,7 @@ from warehouse.load_conversations import load_conversations
 from warehouse.load_events import load_events, load_events_window
 from warehouse.load_intervals import load_wfm_intervals
 from warehouse.promoted import add_promoted
+from warehouse.suppression import ADDRESS, Entry, put_on_list
 from warehouse.windows import Window
 
 BANK = Owner("genesys", "bank-north")
@@ -120,8 +123,8 @@ def fill(warehouse: Warehouse, scratch: Path) -> None:
 
 
 @contextmanager
-def nobody_else() -> Iterator[Callable[[], bool]]:
-    yield lambda: True
+def nobody_else() -> Iterator[Held]:
+    yield Held(1, lambda: True)
 
 
 PLACES = Places(nobody_else, lambda *_: 0)
@@ -321,6 +324,36 @@ def test_kill_9_in_the_midst_of_the_database_work(keyed: Warehouse, tmp_path: Pa
     assert_gone(keyed)
 
 
+@pytest.mark.parametrize("engine", ["duckdb"])
+def test_a_lease_that_is_lost_at_any_look_leaves_no_file_half_done(keyed: Warehouse, tmp_path: Path) -> None:
+    fill(keyed, tmp_path)
+    before = {path: path.read_bytes() for path in keyed.landing_dir.rglob("*.parquet")}
+    done = 0
+    for looks in range(100):
+        answers = iter([True] * looks)
+
+        @contextmanager
+        def lost(answers: Iterator[bool] = answers) -> Iterator[Held]:
+            yield Held(1, lambda: next(answers, False))
+
+        try:
+            run(keyed, places=Places(lost, lambda *_: 0))
+        except FencedError:
+            now = {path: path.read_bytes() for path in keyed.landing_dir.rglob("*.parquet")}
+            changed = sum(content != before[path] for path, content in now.items())
+            assert now.keys() == before.keys()
+            # Two looks a file, the last before it takes the old one's place; what is done needs none.
+            assert changed == done + looks // 2
+            done = changed
+        else:
+            break
+    assert done > 2
+    assert_gone(keyed)
+    # A look at the end: a compaction may have copied old rows meanwhile.
+    with pytest.raises(FencedError):
+        run(keyed, places=Places(lambda: nullcontext(Held(1, lambda: False)), lambda *_: 0))
+
+
 def test_two_at_once(keyed: Warehouse, tmp_path: Path) -> None:
     fill(keyed, tmp_path)
     load_all(keyed)
@@ -328,9 +361,9 @@ def test_two_at_once(keyed: Warehouse, tmp_path: Path) -> None:
     lock = threading.Lock()
 
     @contextmanager
-    def one_by_one() -> Iterator[Callable[[], bool]]:
+    def one_by_one() -> Iterator[Held]:
         with lock:
-            yield lambda: True
+            yield Held(1, lambda: True)
 
     failures: list[BaseException] = []
 
@@ -354,6 +387,28 @@ def test_two_at_once(keyed: Warehouse, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["duckdb"])
+def test_the_list_keeps_the_stronger_mode_and_the_later_end(keyed: Warehouse) -> None:
+    """Of two erasures of one address the one that began first may end last."""
+    key = ErasureKey(KEY)
+    rules = {
+        "a": (Rule("erase", 2_000), Rule("pseudonymise", 1_000)),
+        "b": (Rule("pseudonymise", 1_000), Rule("pseudonymise", 2_000)),
+        "c": (Rule("pseudonymise", None), Rule("pseudonymise", 1_000)),
+        "d": (Rule("pseudonymise", 1_000), Rule("erase", None)),
+    }
+    with writer(keyed) as connection, connection.begin():
+        for turn in range(2):
+            entries = [Entry(ADDRESS, digest, pair[turn]) for digest, pair in rules.items()]
+            put_on_list(connection, BANK, entries, key, str(turn))
+        listed = connection.execute(sa.select(tables.suppressed)).all()
+    assert {row.digest: Rule(row.mode, None if row.until is None else to_ms(row.until)) for row in listed} == {
+        "a": Rule("erase", 2_000),
+        "b": Rule("pseudonymise", 2_000),
+        "c": Rule("pseudonymise", None),
+        "d": Rule("erase", None),
+    }
+
+
 def test_files_in_an_object_store(make_warehouse: Callable[..., Warehouse]) -> None:
     with s3_server() as server:
         remote = make_warehouse(erasure_key=KEY, landing=server.new_folder())
@@ -406,8 +461,8 @@ def test_what_can_not_be_done_is_said(keyed: Warehouse) -> None:
         erase(keyed, request, PLACES, run_id="run")
 
     @contextmanager
-    def lost() -> Iterator[Callable[[], bool]]:
-        yield lambda: False
+    def lost() -> Iterator[Held]:
+        yield Held(1, lambda: False)
 
     with pytest.raises(FencedError, match="run again"):
         erase(keyed, replace(request, most_conversations=4), Places(lost, lambda *_: 0), run_id="run")

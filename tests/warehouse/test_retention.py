@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
@@ -206,6 +207,42 @@ def test_events_wait_for_what_is_built_from_them(warehouse: Warehouse) -> None:
     land(warehouse.landing_dir, fresh)  # nothing in it is due
     assert len(everything(warehouse)["agent_intervals"]) > 0
     assert expire(warehouse, run_id="later")["events"] > 0
+
+
+def test_what_is_built_from_events_waits_with_them(built: Warehouse) -> None:
+    """Else a file that is loaded late would build a part of an expired day."""
+    both = RetentionSettings(events_days=2, conversations_days=2, intervals_days=2, daily_days=2)
+    late = on(3, queued("10:00:00", "late"))
+    land(built.landing_dir, late)
+    before = derived(built)
+    wanted = expire(built, both, dry_run=True)
+    assert wanted == dict.fromkeys(("events", "conversations", "intervals", "daily"), 0)
+    found = expire_tables(built, cuts(both, DUE), run_id="waits")
+    assert {each.dataset for each in found if each.waits} == set(wanted)
+    assert {each.note for each in found[1:]} == {"they stay: so do the events that they are built from"}
+    assert {row["status"] for row in table(built, "retention_runs")} == {"waiting"}
+    assert derived(built) == before
+    build(built)
+    assert [row["conversation_id"] for row in derived(built)["conversations"]].count("late") == 1
+    assert all(expire(built, both, run_id="goes").values())
+    after = derived(built)
+    assert min(row["last_event_at"] for row in after["conversations"]) >= CUT
+    for name in ("queue_intervals", "agent_intervals"):
+        assert min(row["interval_start"] for row in after[name]) >= CUT
+    assert min(row["day"] for row in after["daily_analytics"]) >= CUT.date()
+    build(built)
+    assert derived(built) == after
+
+
+@pytest.mark.parametrize("engine", ["duckdb"], indirect=True)
+def test_events_wait_for_a_file_whose_footer_does_not_tell_its_times(built: Warehouse) -> None:
+    made = land(built.landing_dir, on(3, queued("10:00:00", "not loaded")))
+    rows = pq.read_table(made, partitioning=None)
+    for content, waits in ((rows.slice(0, 0), False), (rows, True)):
+        pq.write_table(content, made, write_statistics=False)
+        (found,) = expire_tables(built, cuts(TWO_DAYS, DUE), run_id=f"{waits}", dry_run=True)
+        assert (made.name in found.note) == waits
+        assert (found.rows == 0) == waits
 
 
 @pytest.mark.parametrize("engine", ["duckdb"], indirect=True)

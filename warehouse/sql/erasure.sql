@@ -76,6 +76,16 @@ WHERE EXISTS (
       AND s.kind = suppressed_new.kind AND s.digest = suppressed_new.digest AND s.mode = 'erase'
 )
 
+-- name: keep_later
+-- Two erasures of one address may end in another order than they began. NULL is for ever.
+UPDATE suppressed_new
+SET until = CASE
+    WHEN suppressed_new.until IS NOT NULL AND s.until IS NOT NULL THEN greatest(suppressed_new.until, s.until)
+END
+FROM suppressed s
+WHERE s.vendor = suppressed_new.vendor AND s.tenant_id = suppressed_new.tenant_id
+  AND s.kind = suppressed_new.kind AND s.digest = suppressed_new.digest
+
 -- name: take_off
 DELETE FROM suppressed
 WHERE EXISTS (

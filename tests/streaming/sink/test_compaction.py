@@ -22,7 +22,9 @@ from schemas.promoted import KEY_ATTRIBUTE, PromotedField
 from streaming.errors import FencedError
 from streaming.settings import Settings
 from streaming.sink.compaction import Limits, Step, clean_up, compact
+from streaming.sink.expiry import expire_files
 from streaming.sink.landing import CLUSTER_KEY, OFFSETS_KEY, LandingZone
+from streaming.sink.landing_lease import Held
 from streaming.sink.manifest import MANIFESTS, Manifest, Number, newest_manifest, write_manifest
 from streaming.sink.run_compaction import run_compaction
 from streaming.sink.store import LocalStore, Store
@@ -267,6 +269,36 @@ def test_a_writer_that_was_held_up_changes_nothing(tmp_path: Path) -> None:
     write_manifest(store, Manifest(Number(1, 9)))
     assert rows_in(store) == before
     assert clean_up(store, timedelta(hours=1)) == []
+    assert rows_in(store) == before
+
+
+def test_what_has_expired_stays_so_when_an_earlier_compaction_goes_on(tmp_path: Path) -> None:
+    """It was held up between its last look at the lease and its manifest."""
+    store = LocalStore(tmp_path / "zone")
+    a_day(store)
+    far = datetime.now(UTC) + timedelta(days=2)
+    expired: list[int] = []
+
+    def held_up() -> bool:
+        due = expire_files(store, far, lambda _: True, timedelta(hours=1), Held(8, lambda: True))
+        expired.append(due.files)
+        return True
+
+    next(compact(store, 7, TOMORROW, limits=Limits(10), scratch=tmp_path / "s", is_ours=held_up))
+    assert expired == [6]
+    assert list_files(store, set()) == []
+
+
+def test_an_expiry_that_was_held_up_changes_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "zone")
+    a_day(store)
+    before = rows_in(store)
+
+    def held_up() -> bool:
+        compacted(store, tmp_path, epoch=8)
+        return True
+
+    expire_files(store, datetime.now(UTC) + timedelta(days=2), lambda _: True, timedelta(hours=1), Held(7, held_up))
     assert rows_in(store) == before
 
 
