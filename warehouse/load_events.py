@@ -21,7 +21,7 @@ from warehouse.landed import loaded_files
 from warehouse.landing import BrokenFileError, LandingFile
 from warehouse.ledger import Kind, LoadResult, LoadRun, load_run
 from warehouse.promoted import columns, promoted
-from warehouse.staging import insert_staged, stage, staging_error
+from warehouse.staging import Staged, insert_staged, stage, staging_error
 from warehouse.statements import run as execute
 from warehouse.suppression import clean_loaded
 from warehouse.windows import Window
@@ -145,32 +145,31 @@ def _load_all(
     bounds = (window.start_ms, window.end_ms - 1) if window else None
     with stage(connection, warehouse, batch, bounds) as staged:
         expected = sum(file.rows for file in batch)
-        if not window and staged != expected:
-            msg = f"{len(batch)} landing files were read as {staged} rows, their footers say {expected}"
+        if not window and staged.rows != expected:
+            msg = f"{len(batch)} landing files were read as {staged.rows} rows, their footers say {expected}"
             raise QualityError(msg, rule="rows_of_footer")
-        if staged or not window:
+        if staged.rows or not window:
             kind: Kind = "window" if window else "arrival"
             with load_run(connection, "events", kind, done.run_id, window) as run:
-                _insert(connection, warehouse, run, batch, done)
+                _insert(connection, warehouse, run, staged, done)
                 if not noted:  # only a failure names the window in any case
                     run.window_start = run.window_end = None
                 if not window:
                     _note_files(connection, batch, run.load_id)
             done.rows += run.rows
-            done.read += staged
+            done.read += staged.rows
             done.load_ids.append(run.load_id)
             done.is_noted = noted is not None
     done.files += len(batch)
 
 
-def _insert(
-    connection: sa.Connection, warehouse: Warehouse, run: LoadRun, batch: Sequence[LandingFile], done: _Done
-) -> None:
+def _insert(connection: sa.Connection, warehouse: Warehouse, run: LoadRun, staged: Staged, done: _Done) -> None:
     """Staged rows → events, one an id, and one of each pair of twins."""
     fields = promoted(connection)
-    with _reading(connection, warehouse, batch):
+    with _reading(connection, warehouse, staged.files):
         expired.pass_over_staged(connection)
-        twins.take_reconciled(connection, scratch.staged_with(columns(fields)), fields, run.load_id)
+        if staged.may_be_reconciled:
+            twins.take_reconciled(connection, scratch.staged_with(columns(fields)), fields, run.load_id)
         execute(connection, "events", "pass_over_repeats")
         if window := done.window:
             # What an earlier batch of this very load has put there is not replaced by a repeat from a later file.

@@ -7,6 +7,9 @@ import sqlalchemy as sa
 from warehouse.errors import QualityError
 from warehouse.statements import statements
 
+# What PostgreSQL's unique index refuses as it comes: to look again would take a twentieth of a load.
+_BY_INDEX = {"events.repeated_id"}
+
 _REMEDIES = {
     "wfm_intervals.one_grid": "after a change of warehouse.interval_minutes run load-wfm-intervals once over all days "
     "with events: start before the first of them, end after the last cell",
@@ -20,7 +23,7 @@ def check(connection: sa.Connection, group: str, **values: object) -> None:
         QualityError: the first rule that is broken, with the count.
     """
     for name, statement in statements("rules").items():
-        if name.partition(".")[0] != group:
+        if name.partition(".")[0] != group or (name in _BY_INDEX and connection.dialect.name == "postgresql"):
             continue
         bound = {key: values[key] for key in statement._bindparams}
         broken = connection.execute(statement, bound).scalar_one()

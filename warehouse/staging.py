@@ -8,10 +8,11 @@ temporary table, so both engines get the same typed rows.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import duckdb_engine
@@ -44,10 +45,24 @@ _ALL = (-(2**63), 2**63 - 1)
 _KEYS = "metadata.key_value.key"
 
 
+class Staged(NamedTuple):
+    """What is in ``staged_events``.
+
+    Attributes:
+        files: whose rows.
+        rows: how many.
+        may_be_reconciled: whether any of the files' events may have been published by reconciliation.
+    """
+
+    files: Sequence[LandingFile]
+    rows: int
+    may_be_reconciled: bool
+
+
 @contextmanager
 def stage(
     connection: sa.Connection, warehouse: Warehouse, files: Sequence[LandingFile], bounds: tuple[int, int] | None = None
-) -> Iterator[int]:
+) -> Iterator[Staged]:
     """``staged_events`` anew, until the block is left: then the files of a remote store are gone from the local disk.
 
     On DuckDB a broken page shows only when a row is read. To change rows call :func:`warehouse.scratch.own_rows` first.
@@ -59,7 +74,7 @@ def stage(
         bounds: take only events with ``first <= timestamp <= last``.
 
     Yields:
-        Rows staged.
+        What is staged.
 
     Raises:
         StagingError: a file can't be read, or the database failed.
@@ -68,10 +83,10 @@ def stage(
         try:
             paths = stack.enter_context(warehouse.store.here([file.name for file in files]))
             with connection.begin():
-                rows = _stage(connection, warehouse, files, paths, bounds or _ALL)
+                staged = _stage(connection, warehouse, files, paths, bounds or _ALL)
         except (sa.exc.DBAPIError, duckdb.Error, pa.ArrowException, psycopg.Error, OSError) as error:
             raise staging_error(error, files) from None  # a trace would show the row that the cause holds
-        yield rows
+        yield staged
 
 
 def insert_staged(connection: sa.Connection, fields: Sequence[PromotedField], load_id: int) -> None:
@@ -116,27 +131,29 @@ def _stage(
     files: Sequence[LandingFile],
     paths: Sequence[Path],
     bounds: tuple[int, int],
-) -> int:
+) -> Staged:
     fields = promoted(connection)
     is_duckdb = connection.dialect.name == "duckdb"
     select = _select(fields, {field.name for field in fields if _is_typed(field, files)}, has_key=is_duckdb)
     values = {"files": [str(path) for path in paths], "low": bounds[0], "high": bounds[1]}
+    may_be_reconciled = _recovered(paths)
     scratch.drop_staged(connection)
     scratch.renew(connection, scratch.passed_over)
     if is_duckdb:
         for name in ("set_files", "set_low", "set_high"):
             run(connection, "landing", name, **values)
         connection.execute(scratch.CreateView(scratch.staged_events, select))
-        if _recovered(paths):
+        if may_be_reconciled:  # such are moved
             scratch.own_rows(connection)
     else:
         scratch.staged_with(columns(fields)).create(connection, checkfirst=False)
         _copy(connection, warehouse, select, values)
-    return int(connection.execute(sa.select(sa.func.count()).select_from(scratch.staged_events)).scalar_one())
+    rows = connection.execute(sa.select(sa.func.count()).select_from(scratch.staged_events)).scalar_one()
+    return Staged(files, int(rows), may_be_reconciled)
 
 
 def _recovered(paths: Sequence[Path]) -> bool:
-    """Whether an event may have been reconciled: such are moved. The keys take a tenth of the time of the maps."""
+    """Whether an event may have been reconciled. The keys take a tenth of the time of the maps."""
     wanted = pa.scalar(RECOVERED_KEY)
     for path in paths:
         with pq.ParquetFile(path) as file:
@@ -180,7 +197,6 @@ def _select(fields: Sequence[PromotedField], typed: set[str], *, has_key: bool) 
 
 
 def _copy(connection: sa.Connection, warehouse: Warehouse, select: str, values: dict[str, Any]) -> None:
-    options = pa_csv.WriteOptions(include_header=False)
     copy_rows = connection.connection.cursor().copy
     with (
         duckdb.connect(config=warehouse.duckdb_config()) as parquet,
@@ -190,11 +206,21 @@ def _copy(connection: sa.Connection, warehouse: Warehouse, select: str, values: 
         for name in ("set_files", "set_low", "set_high"):
             statement = statements("landing")[name].compile(dialect=_DUCKDB)
             parquet.execute(str(statement), [values[key] for key in statement.positiontup or ()])
-        for batch in parquet.sql(select).to_arrow_reader(_COPY_ROWS):
-            buffer = io.BytesIO()
-            pa_csv.write_csv(_without_nul(batch), buffer, options)
-            copy.write(buffer.getbuffer())
+        with ThreadPoolExecutor(1) as ahead:  # the next chunk is made while the server takes this one
+            chunks = _csv(parquet.sql(select).to_arrow_reader(_COPY_ROWS))
+            coming = ahead.submit(next, chunks, None)
+            while (chunk := coming.result()) is not None:
+                coming = ahead.submit(next, chunks, None)
+                copy.write(chunk)
     scratch.analyze(connection, scratch.staged_events)
+
+
+def _csv(batches: Iterable[pa.RecordBatch]) -> Iterator[memoryview]:
+    options = pa_csv.WriteOptions(include_header=False)
+    for batch in batches:
+        buffer = io.BytesIO()
+        pa_csv.write_csv(_without_nul(batch), buffer, options)
+        yield buffer.getbuffer()
 
 
 def _without_nul(batch: pa.RecordBatch) -> pa.RecordBatch:

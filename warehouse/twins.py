@@ -1,7 +1,7 @@
 """Twins: an event that reconciliation published, and the webhook of the same occurrence that came after all.
 
 REST tells whole seconds and may be one off, so the two may have different ids. Within a load's transaction one row of
-each pair stays in ``events``, the pushed one. A load without reconciled events costs one scan of what it staged.
+each pair stays in ``events``, the pushed one. A load without reconciled events costs a look at its metadata keys.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ _SCRATCH = (scratch.twin_scope, scratch.twin_pushed, scratch.twin_members, scrat
 
 
 def take_reconciled(connection: sa.Connection, staged: sa.Table, fields: Sequence[PromotedField], load_id: int) -> None:
-    """Move reconciled events from ``staged_events`` to ``reconciled_events``, before repeats are passed over.
-
-    A view has none: files that may have some are staged as rows.
-    """
-    if scratch.is_view(connection, scratch.staged_events) or not _count(connection, "staged", mark=_MARK):
+    """Move reconciled events from ``staged_events`` to ``reconciled_events``, before repeats are passed over."""
+    if not _count(connection, "staged", mark=_MARK):
         return
     execute(connection, "twins", "note_again", load_id=load_id, mark=_MARK)
     connection.execute(_note(staged, fields, load_id))
