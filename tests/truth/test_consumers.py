@@ -171,6 +171,7 @@ def prove(stack: LocalStack, folder: Path, trace: Path, *, seconds: float, point
         assert_live_equals_the_truth(running, consumers, trace)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kills_of_every_consumer_in_an_hour_of_calls_change_nothing(stack: LocalStack, tmp_path: Path) -> None:
     prove(stack, tmp_path, small_trace(tmp_path), seconds=20, points=2)
