@@ -21,7 +21,7 @@ from tests.truth.test_replay import assert_equals_the_truth, small_trace
 from warehouse.tables import agent_intervals, conversations, events, queue_intervals
 
 # What says when and how a row came, and not what happened.
-ARRIVAL = {"metadata", "topic", "partition", "offset", "published_at", "load_id", "event_id"}
+ARRIVAL = {"metadata", "topic", "partition", "offset", "published_at", "load_id", "event_id", "event_key"}
 
 
 def contents(running: Replaying) -> dict[str, pd.DataFrame]:
