@@ -60,6 +60,8 @@ class SinkWork:
         # Names with ids, by topic.
         self._incarnations: dict[str, str] = {}
         self._taken: dict[Partition, int] = {}
+        # Landed, and not committed yet; at most one offset a partition.
+        self._uncommitted: dict[Partition, int] = {}
         self._zone.remove_orphans(member.slot)
         # The many files of a long time, while no rebalance waits for it; on assignment there are few new ones.
         self._scan()
@@ -92,6 +94,7 @@ class SinkWork:
                 first[topic, number] = behind
         if first:
             log.info("begins elsewhere than committed: behind what has landed", partitions=len(first))
+            self._uncommitted |= first
         return first
 
     def take(self, messages: list[Message]) -> None:
@@ -125,8 +128,11 @@ class SinkWork:
         Raises:
             ServiceUnavailableError: dead letters are not acknowledged; nothing landed, nothing is committed.
         """
-        if self._buffer.spans and not self._flush(deadline):
-            return
+        if self._buffer.spans:
+            if not self._flush(deadline):
+                return
+        elif self._uncommitted:
+            self._commit({})
         self._flush_due = time.monotonic() + self._sink.flush_seconds
         if self._retry_s:
             self._retry_s = 0.0
@@ -137,6 +143,7 @@ class SinkWork:
         self._buffer.drop(partitions)
         for partition in partitions:
             self._taken.pop(partition, None)
+            self._uncommitted.pop(partition, None)
         self._held.difference_update(partitions)
 
     def close(self) -> None:
@@ -174,6 +181,7 @@ class SinkWork:
         }
         if anew:
             log.warning("topics were deleted and made anew", topics=sorted(anew))
+            self._uncommitted = {place: next_ for place, next_ in self._uncommitted.items() if place[0] not in anew}
             if any(topic in anew for topic, _ in self._buffer.spans) and not self._flush(
                 time.monotonic() + DRAIN_S, anew
             ):
@@ -191,10 +199,18 @@ class SinkWork:
             if now >= deadline or (self._retry_s and now < self._flush_due) or not self._land(buffer):
                 return False
         # Landed but not committed: whoever has the partitions then begins behind it.
-        member.commit({place: last + 1 for place, (_, last) in buffer.spans.items() if place[0] not in gone})
+        self._commit({place: last + 1 for place, (_, last) in buffer.spans.items() if place[0] not in gone})
         self._buffer = Buffer()
         give_back_memory()
         return True
+
+    def _commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Commit next offsets, and those that Kafka did not take before, in a rebalance for example.
+
+        Else a partition of which nothing comes any more would seem to be behind for ever.
+        """
+        offsets = {**self._uncommitted, **offsets}
+        self._uncommitted = {} if self._member.commit(offsets) else offsets
 
     def _land(self, buffer: Buffer) -> bool:
         layout, tables = buffer.tables(self._member.decoder.promoted)

@@ -171,10 +171,41 @@ def test_killed_between_two_steps_every_event_lands_once(landing: Landing, when:
     temporary = list(landing.platform.folder.glob("landing/raw/*/.tmp-*"))
     assert bool(temporary) == (when == "before the rename")
     with landing.sink():
+        until(lambda: landing.committed() == len(landing.sent), 60, "committed, though nothing more comes")
         landing.send(5)
         until(landing.all_landed_once, 60, "every event, once")
         until(lambda: landing.committed() == len(landing.sent), 30, "committed")
         assert not any(file.exists() for file in temporary)
+
+
+_REFUSED = """
+import threading
+from streaming.consumer.member import Member
+from streaming.settings import load_settings
+from streaming.sink.sink import run_sink
+commit, refused = Member.commit, []
+
+def refuse(member, offsets):
+    if len(refused) < 2:
+        refused.append(offsets)
+        return False
+    return commit(member, offsets)
+
+Member.commit = refuse
+run_sink(load_settings(), threading.Event())
+"""
+
+
+def test_offsets_that_kafka_refuses_in_a_rebalance_are_committed_later(landing: Landing) -> None:
+    landing.send(50)
+    environment = {**python_environment(), "CCAAS_CONFIG": str(landing.platform.config)}
+    sink = subprocess.Popen([sys.executable, "-c", _REFUSED], env=environment)
+    try:
+        until(lambda: landing.committed() == len(landing.sent), 60, "committed, though nothing more comes")
+        assert landing.all_landed_once()
+    finally:
+        sink.kill()
+        sink.wait()
 
 
 def test_a_topic_made_anew_lands_from_its_beginning(platform: Platform) -> None:
