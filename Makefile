@@ -48,7 +48,7 @@ trouble: install ## Slow proof: a day of floods, lost webhooks, rotated keys and
 drift: install ## Slow proof: a month with a new field, an hour with a renamed one
 	$(RUN) pytest -m slow tests/truth/test_drift.py $(ARGS)
 
-consumers: install ## Slow proof: a day with every consumer killed 50 times ends in the same CRM, tables and live figures
+consumers: install ## Slow proof: an hour, and a day with every consumer killed 50 times, end in the same CRM, tables and live figures
 	$(RUN) pytest -m slow tests/truth/test_consumers.py $(ARGS)
 
 five-ways: install ## Slow proof (about an hour): a month loaded in five ways, on both engines, makes identical, true tables

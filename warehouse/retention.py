@@ -76,6 +76,14 @@ class Record:
     before: datetime
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
+    def has_begun(self, connection: sa.Connection) -> bool:
+        """Whether an earlier attempt of this run has deleted something, or may have: then it did not have to wait."""
+        c = tables.retention_runs.c
+        own = (c.run_id == self.run_id, c.dataset == self.dataset)
+        found = connection.execute(sa.select(c.status).where(*own)).scalar_one_or_none()
+        connection.commit()
+        return found not in {None, "waiting"}
+
     def begin(self, connection: sa.Connection, status: str = "running") -> None:
         """Write it, unless an earlier attempt of this run has; in a transaction of its own."""
         runs = tables.retention_runs
@@ -168,10 +176,13 @@ def expire_tables(
 def _expire(warehouse: Warehouse, record: Record, *, with_events: bool, dry_run: bool, batch_rows: int) -> Expiry:
     dataset, before = record.dataset, record.before
     with writer(warehouse) as connection:
-        if dataset == "events":
-            waits = _waits(connection, warehouse, before)
-        else:
-            waits = ["so do the events that they are built from"] if with_events else []
+        waits: list[str] = []
+        # What has begun goes on: its horizon is committed, and a row that says "waiting" would take it back.
+        if not record.has_begun(connection):
+            if dataset == "events":
+                waits = _waits(connection, warehouse, before)
+            elif with_events:
+                waits = ["so do the events that they are built from"]
         days = [] if waits else _days(connection, dataset, before)
         undated = _days(connection, "undated", before) if dataset == "events" and not waits else []
         note = f"they stay: {'; '.join(waits)}" if waits else ""

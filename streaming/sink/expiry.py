@@ -118,16 +118,20 @@ def expire_files(
     if not lease.is_ours():
         msg = "another process is at the landing files now; run again"
         raise FencedError(msg)
+    number = next_number(manifest, lease.epoch)
     write_manifest(
         store,
         replace(
             manifest,
-            number=next_number(manifest, lease.epoch),
+            number=number,
             files=tuple(file for file in manifest.files if file.name not in gone),
             covered={**covered, **dict.fromkeys([*gone, *due.raw], datetime.now(UTC).timestamp())},
             offsets=offsets,
         ),
     )
+    if newest_manifest(store).number != number:  # held up after the look at the lease
+        msg = "another process wrote a later manifest: nothing has expired; run again"
+        raise FencedError(msg)
     log.info("landing files expired", before=before.isoformat(), compacted=len(due.compacted), raw=len(due.raw))
     return due
 

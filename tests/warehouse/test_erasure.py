@@ -386,7 +386,6 @@ def test_two_at_once(keyed: Warehouse, tmp_path: Path) -> None:
     assert len(list_) == len(set(list_)) == 6
 
 
-@pytest.mark.parametrize("engine", ["duckdb"])
 def test_the_list_keeps_the_stronger_mode_and_the_later_end(keyed: Warehouse) -> None:
     """Of two erasures of one address the one that began first may end last."""
     key = ErasureKey(KEY)
@@ -409,6 +408,7 @@ def test_the_list_keeps_the_stronger_mode_and_the_later_end(keyed: Warehouse) ->
     }
 
 
+@pytest.mark.parametrize("engine", ["duckdb"])
 def test_files_in_an_object_store(make_warehouse: Callable[..., Warehouse]) -> None:
     with s3_server() as server:
         remote = make_warehouse(erasure_key=KEY, landing=server.new_folder())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -13,6 +14,7 @@ from alembic.config import Config
 from tests.warehouse.events import land, queued
 from warehouse import schema
 from warehouse.engine import Warehouse, writer
+from warehouse.errors import QualityError
 from warehouse.load_events import load_events
 
 _TAIL = "000000abcdef"
@@ -66,9 +68,25 @@ def _before(connection: sa.Connection) -> None:
     config.attributes["connection"] = connection
     command.upgrade(config, "v0010")
     connection.execute(sa.text(_OLD), [{"id": id_} for id_ in _IDS])
+    connection.execute(sa.text(_OLD.replace("events", "reconciled_events", 1)), [{"id": f"r{id_}"} for id_ in _IDS])
 
 
 def test_events_from_before_there_were_keys_are_known(make_warehouse: Callable[..., Warehouse]) -> None:
     migrated = make_warehouse(before=_before)
+    with writer(migrated) as connection:
+        for table in ("events", "reconciled_events"):
+            keys = connection.execute(sa.text(f"SELECT event_key FROM {table}")).scalars().all()
+            assert len(keys) == len(_IDS)
+            assert (None in keys) == (migrated.database is None)
     _land(migrated, *_IDS, "new", first_offset=0)
     assert load_events(migrated, run_id="r").rows == 1
+
+
+@pytest.mark.parametrize("engine", ["duckdb"], indirect=True)
+def test_rows_that_somebody_put_in_without_keys_stop_the_load(warehouse: Warehouse) -> None:
+    with writer(warehouse) as connection, connection.begin():
+        connection.execute(sa.text(_OLD), {"id": "by hand"})
+    _land(warehouse, "by hand", first_offset=0)
+    with pytest.raises(QualityError, match=r"events\.id_without_key: 1 breaches"):
+        load_events(warehouse, run_id="r")
+    assert _ids(warehouse) == ["by hand"]

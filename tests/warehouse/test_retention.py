@@ -234,6 +234,29 @@ def test_what_is_built_from_events_waits_with_them(built: Warehouse) -> None:
     assert derived(built) == after
 
 
+def test_a_run_that_has_begun_goes_on_when_it_is_retried(built: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late file lands between the two attempts: to wait for it now would take the horizon back."""
+    both = RetentionSettings(events_days=2, conversations_days=2, intervals_days=2)
+
+    def killed(connection: sa.Connection, file: str, name: str, **values: object) -> int:
+        if name == "intervals.delete_agents":
+            raise KeyboardInterrupt
+        return execute(connection, file, name, **values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("warehouse.retention.execute", killed)
+        with pytest.raises(KeyboardInterrupt):
+            expire(built, both)
+    land(built.landing_dir, on(3, queued("10:00:00", "late")))
+    expire(built, both)
+    rows = {row["dataset"]: (row["status"], row["note"]) for row in table(built, "retention_runs")}
+    assert rows == dict.fromkeys(("events", "conversations", "intervals"), ("finished", None))
+    build(built)
+    load_events_window(built, ALL, run_id="r")
+    assert min(row["last_event_at"] for row in derived(built)["conversations"]) >= CUT
+    assert min(row["interval_start"] for row in derived(built)["queue_intervals"]) >= CUT
+
+
 @pytest.mark.parametrize("engine", ["duckdb"], indirect=True)
 def test_events_wait_for_a_file_whose_footer_does_not_tell_its_times(built: Warehouse) -> None:
     made = land(built.landing_dir, on(3, queued("10:00:00", "not loaded")))

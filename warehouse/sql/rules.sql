@@ -6,6 +6,15 @@ FROM (
     SELECT e.event_id FROM events e WHERE e.load_id = :load_id GROUP BY e.event_id HAVING count(*) > 1
 ) r
 
+-- name: events.id_without_key
+-- Its repeat would not be found. Rows that were put in by hand may have none: fill it as migration v0011 does.
+SELECT count(*)
+FROM (
+    SELECT 1 AS one FROM events WHERE event_key IS NULL
+    UNION ALL
+    SELECT 1 FROM reconciled_events WHERE event_key IS NULL
+) n
+
 -- name: wfm_intervals.one_grid
 -- Cells of different length would count the same time twice. Before the day up to which events have expired nothing can
 -- be built again: there the old length stays. That day's midnight is on every grid.

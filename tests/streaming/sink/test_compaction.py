@@ -298,7 +298,9 @@ def test_an_expiry_that_was_held_up_changes_nothing(tmp_path: Path) -> None:
         compacted(store, tmp_path, epoch=8)
         return True
 
-    expire_files(store, datetime.now(UTC) + timedelta(days=2), lambda _: True, timedelta(hours=1), Held(7, held_up))
+    far = datetime.now(UTC) + timedelta(days=2)
+    with pytest.raises(FencedError, match="run again"):
+        expire_files(store, far, lambda _: True, timedelta(hours=1), Held(7, held_up))
     assert rows_in(store) == before
 
 
