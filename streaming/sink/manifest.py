@@ -90,8 +90,8 @@ def newest_manifest(store: Store) -> Manifest:
 def next_number(newest: Manifest, epoch: int) -> Number:
     """Under which a new holder of the lease begins.
 
-    Higher than every manifest that there is, also where the state database with the epochs was lost. If it was not, then
-    higher than what an earlier holder may still write, too.
+    Higher than every manifest that there is, also where the state database with the epochs was lost. Else higher than
+    what an earlier holder may still write, too.
 
     Args:
         newest: The manifest that counts.
