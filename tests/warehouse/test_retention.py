@@ -211,25 +211,27 @@ def test_events_wait_for_what_is_built_from_them(warehouse: Warehouse) -> None:
 
 def test_what_is_built_from_events_waits_with_them(built: Warehouse) -> None:
     """Else a file that is loaded late would build a part of an expired day."""
-    both = RetentionSettings(events_days=2, conversations_days=2, intervals_days=2, daily_days=2)
+    names = ("events", "conversations", "intervals", "daily", "field_usage")
+    alike = RetentionSettings.model_construct(**{f"{name}_days": 2 for name in names})  # use for less than 90, too
     late = on(3, queued("10:00:00", "late"))
     land(built.landing_dir, late)
     before = derived(built)
-    wanted = expire(built, both, dry_run=True)
-    assert wanted == dict.fromkeys(("events", "conversations", "intervals", "daily"), 0)
-    found = expire_tables(built, cuts(both, DUE), run_id="waits")
+    wanted = expire(built, alike, dry_run=True)
+    assert wanted == dict.fromkeys(names, 0)
+    found = expire_tables(built, cuts(alike, DUE), run_id="waits")
     assert {each.dataset for each in found if each.waits} == set(wanted)
     assert {each.note for each in found[1:]} == {"they stay: so do the events that they are built from"}
     assert {row["status"] for row in table(built, "retention_runs")} == {"waiting"}
     assert derived(built) == before
     build(built)
     assert [row["conversation_id"] for row in derived(built)["conversations"]].count("late") == 1
-    assert all(expire(built, both, run_id="goes").values())
+    assert all(expire(built, alike, run_id="goes").values())
     after = derived(built)
     assert min(row["last_event_at"] for row in after["conversations"]) >= CUT
     for name in ("queue_intervals", "agent_intervals"):
         assert min(row["interval_start"] for row in after[name]) >= CUT
-    assert min(row["day"] for row in after["daily_analytics"]) >= CUT.date()
+    for name in ("daily_analytics", "event_type_days"):
+        assert min(row["day"] for row in after[name]) >= CUT.date()
     build(built)
     assert derived(built) == after
 

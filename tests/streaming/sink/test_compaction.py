@@ -302,6 +302,9 @@ def test_an_expiry_that_was_held_up_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(FencedError, match="run again"):
         expire_files(store, far, lambda _: True, timedelta(hours=1), Held(7, held_up))
     assert rows_in(store) == before
+    with pytest.raises(FencedError, match="at the landing files now"):
+        expire_files(store, far, lambda _: True, timedelta(hours=1), Held(7, lambda: False))
+    assert rows_in(store) == before
 
 
 def test_a_lost_state_database_makes_no_manifest_that_nobody_reads(tmp_path: Path) -> None:
