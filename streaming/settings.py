@@ -236,6 +236,10 @@ class ErasureSettings(_Section):
 Days = Annotated[int, Field(ge=1, le=36_500)]
 
 
+BUILT_FROM_EVENTS = ("conversations", "intervals", "daily", "field_usage")
+"""Datasets of ``[retention]`` that loads build from events."""
+
+
 class RetentionSettings(_Section):
     """Days that are kept before the day of the run, UTC, by dataset; without a number all are: docs/retention.md."""
 
@@ -257,7 +261,7 @@ class RetentionSettings(_Section):
     @model_validator(mode="after")
     def _what_is_built_outlives_events(self) -> Self:
         """Else a late event would build a fragment of a day that has expired."""
-        for name in ("conversations_days", "intervals_days", "daily_days", "field_usage_days"):
+        for name in (f"{dataset}_days" for dataset in BUILT_FROM_EVENTS):
             kept = getattr(self, name)
             if kept is not None and (self.events_days is None or kept < self.events_days):
                 msg = (

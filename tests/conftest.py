@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
 
+from devstack.python import python_environment
 from devstack.stack import LocalStack
 from streaming.settings import Settings
 from tests.processes import free_port
@@ -128,6 +129,10 @@ class Platform:
             f"analytics_sink = {ports['analytics_sink']}\n" + options + "\n".join(self._tenants),
             encoding="utf-8",
         )
+
+    def environment(self) -> dict[str, str]:
+        """Of a Python process that reads this configuration."""
+        return {**python_environment(), "CCAAS_CONFIG": str(self.config)}
 
     def settings(self) -> Settings:
         """The settings as a service reads them."""

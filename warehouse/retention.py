@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from streaming.batches import batched
 from streaming.instants import EPOCH, to_ms
-from streaming.settings import RetentionSettings
+from streaming.settings import BUILT_FROM_EVENTS, RetentionSettings
 from warehouse import landing, scratch, tables
 from warehouse.engine import Warehouse, writer
 from warehouse.landed import loaded_files
@@ -30,10 +30,7 @@ _NAMED = 3
 BATCH_ROWS = 1_000_000
 """Rows that one transaction deletes, in whole days; a single larger day is still one."""
 
-_TABLES = ("events", "conversations", "intervals", "daily", "field_usage", "failed_events")
-
-# They wait with the events: from events that are loaded late, a part of what has expired would be built.
-_WAITING_WITH_EVENTS = ("conversations", "intervals", "daily", "field_usage")
+_TABLES = ("events", *BUILT_FROM_EVENTS, "failed_events")
 
 # What is built from events by arrival. The first two always are; the others only where they are.
 _ALWAYS_BUILT: tuple[Dataset, ...] = ("conversations", "wfm_intervals")
@@ -78,22 +75,18 @@ class Record:
 
     def has_begun(self, connection: sa.Connection) -> bool:
         """Whether an earlier attempt of this run has deleted something, or may have: then it did not have to wait."""
-        c = tables.retention_runs.c
-        own = (c.run_id == self.run_id, c.dataset == self.dataset)
-        found = connection.execute(sa.select(c.status).where(*own)).scalar_one_or_none()
+        status = self._status(connection)
         connection.commit()
-        return found not in {None, "waiting"}
+        return status not in {None, "waiting"}
 
     def begin(self, connection: sa.Connection, status: str = "running") -> None:
         """Write it, unless an earlier attempt of this run has; in a transaction of its own."""
-        runs = tables.retention_runs
-        own = (runs.c.run_id == self.run_id, runs.c.dataset == self.dataset)
         with connection.begin():
-            if connection.execute(sa.select(sa.func.count()).select_from(runs).where(*own)).scalar_one():
-                connection.execute(sa.update(runs).where(*own).values(status=status))
+            if self._status(connection) is not None:
+                self._update(connection, status=status)
                 return
             connection.execute(
-                sa.insert(runs),
+                sa.insert(tables.retention_runs),
                 {
                     "run_id": self.run_id,
                     "dataset": self.dataset,
@@ -116,10 +109,17 @@ class Record:
         with connection.begin():
             self._update(connection, status=status, note=note or None, finished_at=datetime.now(UTC))
 
+    def _status(self, connection: sa.Connection) -> str | None:
+        query = sa.select(tables.retention_runs.c.status).where(*self._own())
+        status: str | None = connection.execute(query).scalar_one_or_none()
+        return status
+
     def _update(self, connection: sa.Connection, **values: object) -> None:
-        runs = tables.retention_runs
-        own = (runs.c.run_id == self.run_id, runs.c.dataset == self.dataset)
-        connection.execute(sa.update(runs).where(*own).values(**values))
+        connection.execute(sa.update(tables.retention_runs).where(*self._own()).values(**values))
+
+    def _own(self) -> tuple[sa.ColumnElement[bool], ...]:
+        c = tables.retention_runs.c
+        return c.run_id == self.run_id, c.dataset == self.dataset
 
 
 def cuts(settings: RetentionSettings, due: datetime) -> dict[str, datetime]:
@@ -166,7 +166,8 @@ def expire_tables(
     for name in _TABLES:
         if name in wanted:
             record = Record(run_id, name, wanted[name])
-            with_events = name in _WAITING_WITH_EVENTS and any(found.waits for found in expiries)
+            # From events that are loaded late, a part of what has expired would be built.
+            with_events = name in BUILT_FROM_EVENTS and any(found.waits for found in expiries)
             expiries.append(_expire(warehouse, record, with_events=with_events, dry_run=dry_run, batch_rows=batch_rows))
     if not dry_run:
         _checkpoint(warehouse)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from streaming.errors import ConfigurationError
 from streaming.settings import Settings
 from warehouse.engine import Warehouse, publish_read_copy, writer
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 HEAD = "v0011"
 """Newest migration in ``warehouse/migrations/versions``; a test compares."""
@@ -51,14 +55,10 @@ def migrate(warehouse: Warehouse) -> None:
             raise ConfigurationError(msg)
         # Importing Alembic takes longer than a small load; most loads find the schema up to date.
         from alembic import command  # noqa: PLC0415
-        from alembic.config import Config  # noqa: PLC0415
         from alembic.util import CommandError  # noqa: PLC0415
 
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        config.attributes["connection"] = connection
         try:
-            command.upgrade(config, "head")
+            command.upgrade(migrations(connection), "head")
         except CommandError as error:
             msg = (
                 f"the warehouse can't be brought from schema {found} to {HEAD}: {error}. "
@@ -66,6 +66,16 @@ def migrate(warehouse: Warehouse) -> None:
             )
             raise ConfigurationError(msg) from error
         connection.commit()
+
+
+def migrations(connection: sa.Connection | None = None) -> Config:
+    """Alembic's configuration: where the migrations are and, to run them, the database."""
+    from alembic.config import Config  # noqa: PLC0415 (as in migrate)
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
 
 
 def revision(connection: sa.Connection) -> str | None:

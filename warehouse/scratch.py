@@ -220,7 +220,7 @@ def renew(connection: sa.Connection, *wanted: Table) -> None:
         table.create(connection, checkfirst=False)
 
 
-def is_view(connection: sa.Connection, table: Table) -> bool:
+def _is_view(connection: sa.Connection, table: Table) -> bool:
     """Whether a temporary table's name is a view's."""
     kind = sa.text("SELECT table_type FROM information_schema.tables WHERE table_name = :name")
     return connection.execute(kind, {"name": table.name}).scalar() == "VIEW"
@@ -228,14 +228,14 @@ def is_view(connection: sa.Connection, table: Table) -> bool:
 
 def own_rows(connection: sa.Connection) -> None:
     """Make ``staged_events`` a table, whose rows can be deleted and updated: on DuckDB it may be a view of files."""
-    if is_view(connection, staged_events):
+    if _is_view(connection, staged_events):
         for statement in ("own_rows", "drop_view", "rename"):
             connection.execute(statements("landing")[statement])
 
 
 def drop_staged(connection: sa.Connection) -> None:
     """Drop ``staged_events`` if it is there, whatever it is."""
-    if is_view(connection, staged_events):
+    if _is_view(connection, staged_events):
         connection.execute(statements("landing")["drop_view"])
     else:
         drop(connection, staged_events)

@@ -191,8 +191,8 @@ def _select(fields: Sequence[PromotedField], typed: set[str], *, has_key: bool) 
         if field.name in typed:
             value = sa.func.coalesce(landed.c[field.name], value)
         values.append(value.label(field.name))
-    unused = set() if has_key else {"event_key"}
-    taken = [sa.null().label(name) if name in unused else landed.c[name] for name in (column.name for column in own)]
+    names = [column.name for column in own]
+    taken = [landed.c[name] if has_key or name != "event_key" else sa.null().label(name) for name in names]
     select = sa.select(*taken, *values)
     return str(select.compile(dialect=_DUCKDB, compile_kwargs={"literal_binds": True}))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tests.arrival import ARRIVAL, ENGINES_OWN
 from tests.truth.compare import SHOWN
 from warehouse import tables
 from warehouse.engine import Warehouse, writer
@@ -14,8 +15,8 @@ Row = tuple[Any, ...]
 Contents = dict[str, dict[Row, Row]]
 """By table: rows by key."""
 
-# Where, when and with which load a row arrived, and DuckDB's number for its id; nothing else may depend on the way.
-_ARRIVAL = {"topic", "partition", "offset", "published_at", "load_id", "event_key"}
+# Nothing else may depend on the way.
+_LEFT_OUT = ARRIVAL | ENGINES_OWN
 
 _KEYS: dict[sa.Table, list[str]] = {
     tables.events: ["event_id"],
@@ -50,7 +51,7 @@ def by_key(table: sa.Table, rows: list[dict[str, Any]]) -> dict[Row, Row]:
 
 
 def _columns(table: sa.Table) -> list[sa.Column[Any]]:
-    return [column for column in table.columns if column.name not in _ARRIVAL]
+    return [column for column in table.columns if column.name not in _LEFT_OUT]
 
 
 def assert_same_contents(expected: Contents, actual: Contents) -> None:

@@ -17,6 +17,7 @@ from devstack.replay import SHIPPED_TRACE
 from devstack.stack import LocalStack
 from schemas.canonical import CanonicalEvent
 from streaming.settings import Settings
+from tests.arrival import ARRIVAL
 from tests.processes import until
 from tests.replaying import Replaying, read_table, replaying
 from tests.truth.compare import assert_equal_tables
@@ -32,9 +33,6 @@ from warehouse.load_intervals import load_wfm_intervals
 from warehouse.schema import open_warehouse
 from warehouse.tables import agent_intervals, conversations, events, queue_intervals
 from warehouse.windows import Window
-
-# Which load took a row, and of two records of one event which one it took.
-_ARRIVAL = {"load_id", "topic", "partition", "offset", "published_at"}
 
 
 def disturb(running: Replaying, consumers: Consumers, *, seconds: float, points: int, seed: int, leave: bool) -> None:
@@ -110,7 +108,7 @@ def contents(settings: Settings, window: Window) -> dict[str, pd.DataFrame]:
     found = {}
     for table in (events, conversations, queue_intervals, agent_intervals):
         frame = read_table(Warehouse.from_settings(settings), table)
-        frame = frame.drop(columns=[name for name in frame.columns if name in _ARRIVAL])
+        frame = frame.drop(columns=[name for name in frame.columns if name in ARRIVAL])
         found[table.name] = frame.sort_values(list(frame.columns), ignore_index=True)
     return found
 

@@ -15,6 +15,7 @@ from schemas.canonical import EventType, event_id
 from streaming.instants import to_ms
 from streaming.sink.landing import SCHEMA, LandingZone
 from streaming.sink.store import LocalStore
+from tests.arrival import ARRIVAL, ENGINES_OWN
 from warehouse.engine import Warehouse, writer
 
 TOPIC = "ccaaus.events.genesys.bank-north"
@@ -112,8 +113,8 @@ def numbered(events: list[Event]) -> list[Event]:
     return [replace(item, offset=number) for number, item in enumerate(events)]
 
 
-# Arrival and bookkeeping differ between ways of loading, DuckDB's number for an id between engines; nothing else may.
-_ARRIVAL = {"topic", "partition", "offset", "published_at", "load_id", "event_key"}
+# Nothing else may differ between ways of loading, or between engines.
+_LEFT_OUT = ARRIVAL | ENGINES_OWN
 _KEYS = {
     "events": "event_id",
     "conversations": "vendor, tenant_id, conversation_id",
@@ -147,7 +148,7 @@ def _tables(warehouse: Warehouse, *names: str) -> dict[str, list[dict[str, Any]]
     with writer(warehouse) as connection:  # one for all: opening a DuckDB file takes 25 ms of CPU
         for name in names:
             rows = connection.execute(sa.text(f"SELECT * FROM {name} ORDER BY {_KEYS[name]}")).mappings().all()
-            found[name] = [{key: value for key, value in row.items() if key not in _ARRIVAL} for row in rows]
+            found[name] = [{key: value for key, value in row.items() if key not in _LEFT_OUT} for row in rows]
     return found
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from alembic.config import Config
 
 from tests.warehouse.events import land, queued
-from warehouse import schema
 from warehouse.engine import Warehouse, writer
 from warehouse.errors import QualityError
 from warehouse.load_events import load_events
+from warehouse.schema import migrations
 
 _TAIL = "000000abcdef"
 _IDS = (
@@ -63,10 +61,7 @@ VALUES (:id, 'genesys', 'bank-north', 'conversation.queued', 1, '{}', '{}', 't',
 
 
 def _before(connection: sa.Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "v0010")
+    command.upgrade(migrations(connection), "v0010")
     connection.execute(sa.text(_OLD), [{"id": id_} for id_ in _IDS])
     connection.execute(sa.text(_OLD.replace("events", "reconciled_events", 1)), [{"id": f"r{id_}"} for id_ in _IDS])
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from alembic.config import Config
 
-import warehouse.schema
 from tests.warehouse.events import land, numbered, queued
 from warehouse.ddl import add_column
 from warehouse.engine import Warehouse, writer
 from warehouse.load_events import load_events
+from warehouse.schema import migrations
 
 _OLD = """
 INSERT INTO events (event_id, vendor, tenant_id, event_type, timestamp_ms, payload, metadata, topic, "partition",
@@ -29,10 +27,7 @@ def engine() -> str:
 
 
 def _before(connection: sa.Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(warehouse.schema.__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "v0009")
+    command.upgrade(migrations(connection), "v0009")
     add_column(connection, "events", sa.Column("genesys_note", sa.Text))
     connection.execute(sa.text(_OLD))
 

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-import warehouse.schema
 from streaming.errors import ConfigurationError
 from warehouse import tables
 from warehouse.engine import Warehouse, writer
-from warehouse.schema import HEAD, migrate, revision
+from warehouse.schema import HEAD, migrate, migrations, revision
 
 
 def test_migrations_lead_to_the_tables_as_defined(warehouse: Warehouse) -> None:
@@ -40,9 +38,7 @@ def test_migrating_again_changes_nothing(warehouse: Warehouse) -> None:
 
 
 def test_head_is_the_newest_migration() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(warehouse.schema.__file__).parent / "migrations"))
-    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+    assert ScriptDirectory.from_config(migrations()).get_current_head() == HEAD
 
 
 def test_a_newer_database_is_refused(warehouse: Warehouse) -> None:

@@ -15,23 +15,17 @@ INSERT INTO master_scope (vendor, tenant_id, master_id)
 SELECT s.vendor, s.tenant_id, s.conversation_id
 FROM conversation_scope s
 UNION
-SELECT c.vendor, c.tenant_id, c.parent_conversation_id
-FROM conversations c
+SELECT n.vendor, n.tenant_id, n.parent_conversation_id
+FROM (
+    SELECT c.vendor, c.tenant_id, c.conversation_id, c.parent_conversation_id FROM conversations c
+    UNION ALL
+    SELECT e.vendor, e.tenant_id, e.conversation_id, e.parent_conversation_id FROM events e
+    UNION ALL
+    SELECT r.vendor, r.tenant_id, r.conversation_id, r.parent_conversation_id FROM reconciled_events r
+) n
 JOIN conversation_scope s
-  ON s.vendor = c.vendor AND s.tenant_id = c.tenant_id AND s.conversation_id = c.conversation_id
-WHERE c.parent_conversation_id IS NOT NULL
-UNION
-SELECT e.vendor, e.tenant_id, e.parent_conversation_id
-FROM events e
-JOIN conversation_scope s
-  ON s.vendor = e.vendor AND s.tenant_id = e.tenant_id AND s.conversation_id = e.conversation_id
-WHERE e.parent_conversation_id IS NOT NULL
-UNION
-SELECT r.vendor, r.tenant_id, r.parent_conversation_id
-FROM reconciled_events r
-JOIN conversation_scope s
-  ON s.vendor = r.vendor AND s.tenant_id = r.tenant_id AND s.conversation_id = r.conversation_id
-WHERE r.parent_conversation_id IS NOT NULL
+  ON s.vendor = n.vendor AND s.tenant_id = n.tenant_id AND s.conversation_id = n.conversation_id
+WHERE n.parent_conversation_id IS NOT NULL
 
 -- name: relatives
 -- Contacts with the same master contact.

@@ -20,7 +20,6 @@ import streaming.reprocess.batch
 import streaming.reprocess.memory
 import streaming.reprocess.run
 import streaming.reprocess.transaction
-from devstack.python import python_environment
 from streaming.errors import BadEventError, ConfigurationError, FencedError, ServiceUnavailableError
 from streaming.reprocess.committer import Committer
 from streaming.reprocess.replays import TOPIC
@@ -80,7 +79,7 @@ def test_a_run_killed_again_and_again(platform: Platform) -> None:
     for _ in range(8):
         with subprocess.Popen(
             [sys.executable, "-m", "tests.streaming.reprocess.replaying", tenant_id],
-            env={**python_environment(), "CCAAS_CONFIG": str(platform.config)},
+            env=platform.environment(),
             stdout=subprocess.PIPE,
             text=True,
         ) as run:

@@ -15,7 +15,6 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from devstack.python import python_environment
 from schemas.codec import Encoder
 from schemas.registry import Registry
 from streaming.settings import Settings, Tenant
@@ -163,8 +162,9 @@ run_sink(load_settings(), threading.Event())
 @pytest.mark.parametrize("when", ["before the file", "before the rename", "before the commit"])
 def test_killed_between_two_steps_every_event_lands_once(landing: Landing, when: str) -> None:
     landing.send(50)
-    environment = {**python_environment(), "CCAAS_CONFIG": str(landing.platform.config)}
-    done = subprocess.run([sys.executable, "-c", _DIES, when], env=environment, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _DIES, when], env=landing.platform.environment(), timeout=120, check=False
+    )
     assert done.returncode == -9
     assert bool(landing.landed()) == (when == "before the commit")
     assert landing.committed() == 0
@@ -198,8 +198,7 @@ run_sink(load_settings(), threading.Event())
 
 def test_offsets_that_kafka_refuses_in_a_rebalance_are_committed_later(landing: Landing) -> None:
     landing.send(50)
-    environment = {**python_environment(), "CCAAS_CONFIG": str(landing.platform.config)}
-    sink = subprocess.Popen([sys.executable, "-c", _REFUSED], env=environment)
+    sink = subprocess.Popen([sys.executable, "-c", _REFUSED], env=landing.platform.environment())
     try:
         until(lambda: landing.committed() == len(landing.sent), 60, "committed, though nothing more comes")
         assert landing.all_landed_once()

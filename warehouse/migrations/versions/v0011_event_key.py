@@ -12,22 +12,16 @@ revision = "v0011"
 down_revision = "v0010"
 
 # What landing.sql makes of the ids of new events; the two never part.
-_FILL = {
-    "events": (
-        "UPDATE events SET event_key = CAST(coalesce("
-        "TRY_CAST('0x' || right(event_id, 12) AS BIGINT), md5_number_lower(event_id) >> 1) AS BIGINT)"
-    ),
-    "reconciled_events": (
-        "UPDATE reconciled_events SET event_key = CAST(coalesce("
-        "TRY_CAST('0x' || right(event_id, 12) AS BIGINT), md5_number_lower(event_id) >> 1) AS BIGINT)"
-    ),
-}
+_KEY: sa.ColumnClause[int] = sa.literal_column(
+    "CAST(coalesce(TRY_CAST('0x' || right(event_id, 12) AS BIGINT), md5_number_lower(event_id) >> 1) AS BIGINT)",
+    sa.BigInteger,
+)
 
 
 def upgrade() -> None:
     """Add the columns, and fill them on DuckDB."""
     connection = op.get_bind()
-    for table, fill in _FILL.items():
-        op.add_column(table, sa.Column("event_key", sa.BigInteger))
+    for name in ("events", "reconciled_events"):
+        op.add_column(name, sa.Column("event_key", sa.BigInteger))
         if connection.dialect.name == "duckdb":
-            connection.execute(sa.text(fill))
+            connection.execute(sa.update(sa.table(name, sa.column("event_key"))).values(event_key=_KEY))
